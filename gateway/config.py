@@ -1,0 +1,151 @@
+"""One frozen `Config` from a TOML file, the environment and command-line flags.
+
+Later sources win: code defaults, then the TOML file, then `MLX_GATEWAY_<SECTION>_<KEY>` variables, then flags.
+This is the only module that reads the environment. `config.example.toml` documents every key.
+"""
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "MLX_GATEWAY_"
+
+Count = Annotated[int, Meta(ge=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A TOML table: every field has a default, and an unknown key is an error."""
+
+
+class ServerConfig(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    allow_open_network: bool = False
+    max_body_bytes: PositiveCount = 32 * 1024 * 1024
+    first_event_seconds: Seconds = 5.0
+    keep_alive_seconds: PositiveSeconds = 5.0
+    send_timeout_seconds: PositiveSeconds = 60.0
+    shutdown_grace_seconds: Seconds = 10.0
+
+
+class ModelConfig(Section, frozen=True):
+    source: str = ""
+    id: str = ""
+    context_tokens: Count = 0
+
+
+class EngineConfig(Section, frozen=True):
+    max_running: PositiveCount = 16
+    max_waiting: Count = 1024
+    prefill_chunk_tokens: Count = 0
+
+
+class HardwareConfig(Section, frozen=True):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    blas: str = "auto"
+    blas_threads: Count = 0
+
+
+class StoreConfig(Section, frozen=True):
+    directory: str = ""
+
+
+class LogConfig(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class Config(Section, frozen=True):
+    """Everything an operator can set; built once by the CLI and passed down by `app.build`."""
+
+    server: ServerConfig = ServerConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    store: StoreConfig = StoreConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def store_directory(self) -> Path:
+        """Where models are kept: `store.directory`, else the user's cache folder."""
+        return Path(self.store.directory).expanduser() if self.store.directory else _user_cache_directory()
+
+
+def load_config(
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    flags: Mapping[tuple[str, str], Any] | None = None,
+) -> Config:
+    """Merges all sources into one `Config`.
+
+    `flags` maps (section, key) to a value already of the right type. Raises `ConfigError` with the key's
+    name and what it accepts.
+    """
+    tables = _read_toml(file) if file else {}
+    try:
+        config = msgspec.convert(tables, Config)
+        config = _overlay(config, _environment_values(environment), strict=False)
+        config = _overlay(config, flags or {}, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"Configuration is not valid: {error}") from error
+    _check_network(config.server)
+    return config
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _environment_values(environment: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    values: dict[tuple[str, str], str] = {}
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+            values[section, key] = value
+    return values
+
+
+def _overlay(config: Config, values: Mapping[tuple[str, str], Any], *, strict: bool) -> Config:
+    tables = msgspec.to_builtins(config)
+    for (section, key), value in values.items():
+        if key not in tables.get(section, {}):
+            raise ConfigError(f"There is no setting {section}.{key}; config.example.toml lists them all.")
+        tables[section][key] = value
+    return msgspec.convert(tables, Config, strict=strict)
+
+
+def _check_network(server: ServerConfig) -> None:
+    """There are no API keys yet, so a server that other machines can reach must be asked for by name."""
+    try:
+        loopback = ip_address(server.host).is_loopback
+    except ValueError:
+        loopback = server.host == "localhost"
+    if not loopback and not server.allow_open_network:
+        raise ConfigError(
+            f"server.host {server.host!r} is reachable from other machines and anyone there could use the models. "
+            "Set server.allow_open_network = true if that is intended, or use 127.0.0.1."
+        )
+
+
+def _user_cache_directory() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlx-gateway"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mlx-gateway"

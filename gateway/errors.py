@@ -1,0 +1,111 @@
+"""Every error the gateway raises on purpose.
+
+A message is written for the person who has to act on it: it names what was wrong, with the numbers, and
+what to change. No HTTP here; `protocols.wire_errors` gives each class its status and wire shape.
+"""
+
+from pathlib import Path
+
+
+class GatewayError(Exception):
+    """Root of the tree; `str(error)` is fit to show to a client."""
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used; raised before anything is started."""
+
+
+# --- the request is at fault -------------------------------------------------------------------------
+
+
+class InvalidRequest(GatewayError):
+    """A field of the request has a wrong type or value.
+
+    `param` is the field's path as the client wrote it, such as `messages[0].content`.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class UnsupportedParameter(InvalidRequest):
+    """The field is a known one, but this server cannot honour it."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt leaves no room for an answer in the model's context."""
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {context_tokens} tokens, but the prompt has "
+            f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages.",
+            param="messages",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class ModelNotFound(InvalidRequest):
+    """The model id names no model of this server."""
+
+    def __init__(self, model_id: str, known_ids: list[str]) -> None:
+        super().__init__(
+            f"The model {model_id!r} does not exist here. Known models: {', '.join(known_ids) or 'none'}.",
+            param="model",
+        )
+
+
+class BodyTooLarge(GatewayError):
+    """The request body exceeds `server.max_body_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request body is larger than this server's limit of {limit_bytes} bytes.")
+
+
+# --- the request is fine, the server cannot serve it now ---------------------------------------------
+
+
+class Overloaded(GatewayError):
+    """The waiting queue is full; try again after `retry_after_seconds`."""
+
+    def __init__(self, waiting: int, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"The server is busy: {waiting} requests are waiting and the queue's limit is {limit}. "
+            f"Try again in {retry_after_seconds} s."
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ModelUnavailable(GatewayError):
+    """The model is configured but could not be loaded, or its engine has stopped."""
+
+
+class ShuttingDown(GatewayError):
+    """The server is stopping; the request was not, or not fully, served."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Send the request again.")
+
+
+class GenerationFailed(GatewayError):
+    """The engine failed while it worked on this request; other requests go on."""
+
+
+# --- models on disk ----------------------------------------------------------------------------------
+
+
+class ModelStoreError(GatewayError):
+    """A model cannot be found, fetched, imported or kept."""
+
+
+class ModelFilesInvalid(ModelStoreError):
+    """The model's files are missing, broken or of a kind the gateway does not read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+
+
+class UntrustedModel(ModelStoreError):
+    """The model's folder asks to execute code it carries, which is refused."""

@@ -1,0 +1,53 @@
+"""What a client asks for, in the gateway's own words; every protocol is translated into these."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen from a model's logits.
+
+    The order is: `logit_bias` is added, the three penalties are applied, then at temperature 0 the largest logit
+    wins; else logits are divided by the temperature and `min_p`, `top_k` and `top_p` narrow the choice.
+
+    `presence_penalty` and `frequency_penalty` look at generated tokens (OpenAI's formula), `repetition_penalty` at
+    the prompt and generated tokens (https://arxiv.org/abs/1909.05858). `top_k` 0 means no limit.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextRequest:
+    """A conversation to continue.
+
+    `max_tokens` None means as many as the context leaves. `choices` answers are generated from the same prompt.
+    `top_logprobs` None means no log-probabilities; a number asks for the chosen token's and that many alternatives'.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    top_logprobs: int | None = None
