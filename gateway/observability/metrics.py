@@ -1,0 +1,105 @@
+"""Every Prometheus metric of the gateway, on one registry that `app.py` builds and passes in.
+
+`vllm:*` names are those of vLLM's server (docs, "Production metrics"), which existing dashboards query. Label
+values come from the configuration or from fixed sets: a client cannot create a series.
+"""
+
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The classic text format: the newer one that Prometheus negotiates would rename `vllm:x` to `vllm_x`."""
+
+FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+TOKEN_GAP_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 600.0)
+
+
+class Metrics:
+    """The registry and what belongs to no single model."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        Gauge("mlx_gateway_build_info", "Version of the gateway", ["version"], registry=registry).labels(
+            version("mlx-gateway")
+        ).set(1)
+        self.http_requests = Counter(
+            "mlx_gateway_http_requests_total",
+            "Answered HTTP requests",
+            ["route", "method", "status"],
+            registry=registry,
+        )
+        self.refused_requests = Counter(
+            "mlx_gateway_refused_requests_total",
+            "Generation requests that were refused before any token",
+            ["reason"],
+            registry=registry,
+        )
+        self._running = self._gauge("vllm:num_requests_running", "Rows (choices) in the batch")
+        self._waiting = self._gauge("vllm:num_requests_waiting", "Rows (choices) waiting for a place in the batch")
+        self._prompt_tokens = self._counter("vllm:prompt_tokens_total", "Prompt tokens of admitted requests")
+        self._generation_tokens = self._counter("vllm:generation_tokens_total", "Generated tokens")
+        self._first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "From the request to its first token", FIRST_TOKEN_BUCKETS
+        )
+        self._token_gap = self._histogram(
+            "vllm:inter_token_latency_seconds", "Between two deliveries of one request", TOKEN_GAP_BUCKETS
+        )
+        self._duration = self._histogram(
+            "vllm:e2e_request_latency_seconds", "From the request to its end", REQUEST_BUCKETS
+        )
+        self._ended = Counter(
+            "vllm:request_success_total",
+            "Ended choices by reason",
+            ["model_name", "finished_reason"],
+            registry=registry,
+        )
+        self._unfinished = Counter(
+            "mlx_gateway_unfinished_requests_total",
+            "Admitted requests that did not finish: the client left, or an error ended them",
+            ["model_name", "reason"],
+            registry=registry,
+        )
+        self._load_seconds = self._gauge("mlx_gateway_model_load_seconds", "How long the last load took")
+        self._weight_bytes = self._gauge("mlx_gateway_model_weight_bytes", "Memory of the model's weights")
+
+    def for_model(self, model_name: str) -> "ModelMetrics":
+        return ModelMetrics(self, model_name)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(name, documentation, ["model_name"], registry=self.registry)
+
+    def _counter(self, name: str, documentation: str) -> Counter:
+        return Counter(name, documentation, ["model_name"], registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, documentation, ["model_name"], buckets=buckets, registry=self.registry)
+
+
+class ModelMetrics:
+    """One model's series. `model_name` is a configured id."""
+
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
+        self.running = metrics._running.labels(model_name)
+        self.waiting = metrics._waiting.labels(model_name)
+        self.prompt_tokens = metrics._prompt_tokens.labels(model_name)
+        self.generation_tokens = metrics._generation_tokens.labels(model_name)
+        self.first_token = metrics._first_token.labels(model_name)
+        self.token_gap = metrics._token_gap.labels(model_name)
+        self.duration = metrics._duration.labels(model_name)
+        self.load_seconds = metrics._load_seconds.labels(model_name)
+        self.weight_bytes = metrics._weight_bytes.labels(model_name)
+        self._ended = {reason: metrics._ended.labels(model_name, reason) for reason in ("stop", "length")}
+        self._unfinished = {
+            reason: metrics._unfinished.labels(model_name, reason) for reason in ("cancelled", "failed")
+        }
+
+    def choice_ended(self, reason: str) -> None:
+        self._ended[reason].inc()
+
+    def request_unfinished(self, reason: str) -> None:
+        self._unfinished[reason].inc()
