@@ -1,0 +1,158 @@
+"""One model's engine as the event loop sees it: submit a prompt, read tokens, cancel."""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config import EngineConfig, HardwareConfig
+from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.token_stream import StepReport, TokenRequest, TokenStream
+from gateway.errors import GatewayError, Overloaded
+from gateway.hardware.blas import Blas
+from gateway.observability.metrics import ModelMetrics
+
+if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
+    from gateway.engine.generation_loop import GenerationLoop
+
+FIRST_GUESS_SECONDS = 5.0
+"""A request's duration before any has finished, for `Retry-After`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """What a load reports: the backend in words, and the weights' bytes in memory."""
+
+    backend: str
+    weight_bytes: int
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    stream: TokenStream
+    submitted_at: float
+
+
+class Engine:
+    """Belongs to the event loop; `_worker` alone belongs to the MLX thread.
+
+    Requests may be submitted while the model loads: they wait in the thread's command queue.
+    """
+
+    def __init__(self, thread: MlxThread, config: EngineConfig, metrics: ModelMetrics) -> None:
+        self._thread = thread
+        self._config = config
+        self._metrics = metrics
+        self._event_loop = asyncio.get_running_loop()
+        self._tickets = itertools.count(1)
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._outstanding_rows = 0
+        self._mean_seconds = FIRST_GUESS_SECONDS
+        self._failure: GatewayError | None = None
+        self._worker: GenerationLoop | None = None
+
+    @property
+    def failure(self) -> GatewayError | None:
+        """Why this engine takes no requests, if it does not."""
+        return self._failure
+
+    @property
+    def max_choices(self) -> int:
+        """The rows one request may have; more could never run together."""
+        return self._config.max_running
+
+    async def load(
+        self, folder: Path, hardware: HardwareConfig, blas: Blas, progress: Callable[[float], None]
+    ) -> EngineReady:
+        """Loads the weights on the MLX thread and starts generating for whoever waits.
+
+        `progress` is called on the event loop with a fraction. Raises what loading raised; the engine is then
+        of no use and `fail` must be called.
+        """
+
+        def on_thread() -> EngineReady:
+            from gateway.engine.batch import Batch
+            from gateway.engine.generation_loop import GenerationLoop
+            from gateway.engine.model_loader import load_model
+            from gateway.hardware.backend import detect_backend
+
+            backend = detect_backend(hardware, blas)
+            loaded = load_model(folder, backend.dtype, self._on_event_loop(progress))
+            chunk = self._config.prefill_chunk_tokens or backend.prefill_chunk_tokens
+            self._worker = GenerationLoop(
+                lambda: Batch(loaded.model, self._config.max_running, chunk),
+                loaded.vocabulary,
+                self._config.max_running,
+                self._on_event_loop(self._deliver),
+            )
+            self._thread.add_worker(self._worker)
+            return EngineReady(str(backend), loaded.weight_bytes)
+
+        return await asyncio.wrap_future(self._thread.run(on_thread))
+
+    def submit(self, request: TokenRequest) -> TokenStream:
+        """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
+        if self._failure:
+            raise self._failure
+        rows = len(request.seeds)
+        waiting = max(0, self._outstanding_rows - self._config.max_running)
+        if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:
+            raise Overloaded(waiting, self._config.max_waiting, self._retry_after_seconds(waiting))
+        ticket = next(self._tickets)
+        stream = TokenStream(ticket, rows, self._cancel)
+        self._outstanding[ticket] = _Outstanding(stream, self._event_loop.time())
+        self._outstanding_rows += rows
+        self._thread.post(lambda: self._worker.submit(ticket, request) if self._worker else None)
+        return stream
+
+    def fail(self, error: GatewayError) -> None:
+        """Ends every outstanding request with `error` and refuses new ones."""
+        self._failure = error
+        for ticket in list(self._outstanding):
+            self._forget(ticket).fail(error)
+
+    def _cancel(self, ticket: int) -> None:
+        if ticket in self._outstanding:
+            self._forget(ticket)
+            self._thread.post(lambda: self._worker.cancel(ticket) if self._worker else None)
+
+    def _on_event_loop(self, function: Callable[..., None]) -> Callable[..., None]:
+        """`function` as the MLX thread may call it: it runs on the event loop, in order."""
+
+        def hand_over(*arguments: object) -> None:
+            self._event_loop.call_soon_threadsafe(function, *arguments)
+
+        return hand_over
+
+    def _deliver(self, report: StepReport) -> None:
+        """The MLX thread's report of one step, on the event loop."""
+        self._metrics.running.set(report.running)
+        self._metrics.waiting.set(report.waiting)
+        for ticket, token in report.tokens:
+            if outstanding := self._outstanding.get(ticket):
+                outstanding.stream.feed(token)
+                if outstanding.stream.complete:
+                    self._learn_duration(outstanding)
+                    self._forget(ticket)
+        for ticket, error in report.failures:
+            if ticket in self._outstanding:
+                self._forget(ticket).fail(error)
+        if report.closed:
+            self.fail(report.closed)
+
+    def _forget(self, ticket: int) -> TokenStream:
+        stream = self._outstanding.pop(ticket).stream
+        self._outstanding_rows -= stream.choices
+        return stream
+
+    def _learn_duration(self, finished: _Outstanding) -> None:
+        seconds = self._event_loop.time() - finished.submitted_at
+        self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
+
+    def _retry_after_seconds(self, waiting: int) -> int:
+        """When a place in the queue should be free, from how long requests took lately; 1 to 60."""
+        rounds = (waiting + 1) / self._config.max_running
+        return max(1, min(60, math.ceil(rounds * self._mean_seconds)))

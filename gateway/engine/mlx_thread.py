@@ -1,0 +1,106 @@
+"""The one thread that touches mlx: it owns every model, cache and array of the process.
+
+Others post commands; between commands the thread steps its workers for as long as any has work. mlx is first
+imported by a command, so on this thread and behind the open port: importing it and what it brings takes
+seconds.
+"""
+
+import logging
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+Result = TypeVar("Result")
+Command = Callable[[], None]
+
+log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """Something the thread steps. `step` and `close` are called on the MLX thread only."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def step(self) -> None:
+        """Does a bounded amount of work; raises only if it can never go on."""
+
+    def close(self, error: BaseException | None) -> None:
+        """Ends everything it still holds; `error` says why it cannot go on, None at shutdown."""
+
+
+class MlxThread:
+    """Start it once, `stop` it once. `post` and `run` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._workers: list[Worker] = []
+        self._thread = threading.Thread(target=self._run, name="mlx")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def post(self, command: Command) -> None:
+        """Runs `command` on the thread, in order, between two steps; it must not raise."""
+        self._commands.put(command)
+
+    def run(self, function: Callable[[], Result]) -> Future[Result]:
+        """Runs `function` on the thread; the future carries its result or exception."""
+        future: Future[Result] = Future()
+
+        def command() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001  (handed to the caller)
+                future.set_exception(error)
+
+        self.post(command)
+        return future
+
+    def add_worker(self, worker: Worker) -> None:
+        """Only on the MLX thread."""
+        self._workers.append(worker)
+
+    def stop(self) -> None:
+        """Closes all workers and ends the thread after its present step. Blocks until it has ended."""
+        self._commands.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                for worker in list(self._workers):
+                    self._step(worker)
+            for worker in self._workers:
+                worker.close(None)
+        finally:
+            self._workers.clear()
+            if "mlx.core" in sys.modules:
+                # Without this the process crashed at exit in 13 runs of 20.
+                sys.modules["mlx.core"].clear_streams()
+
+    def _take_commands(self) -> bool:
+        """Runs what was posted, waiting for something if there is no other work; False when told to stop."""
+        wait = not any(worker.has_work for worker in self._workers)
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            wait = False
+
+    def _step(self, worker: Worker) -> None:
+        try:
+            worker.step()
+        except Exception as error:
+            log.exception("an engine cannot go on and is closed")
+            self._workers.remove(worker)
+            worker.close(error)

@@ -1,0 +1,111 @@
+"""The border between the MLX thread and the event loop, in tokens.
+
+`TokenRequest` goes down, `StepReport` comes up once per engine step, and `TokenStream` is one request's end of it. A
+`TokenStream` belongs to the event loop.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import GatewayError
+from gateway.generation.events import FinishReason
+from gateway.generation.request import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A prompt to continue `len(seeds)` times.
+
+    `prompt` holds at least one token id, and `len(prompt) + max_tokens` fits the model's context. Generation ends with
+    one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`).
+    """
+
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    seeds: tuple[int, ...]
+    end_tokens: frozenset[int]
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Natural-log probabilities under the model, before sampling settings: the chosen token's and `top`'s
+    (likeliest first)."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One token of one choice. The last one has a `finish`; with `stop` it is an end token and carries no text."""
+
+    choice: int
+    token: int
+    scores: TokenScores | None = None
+    finish: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one engine step did. `running` and `waiting` count rows (choices) after the step.
+
+    `closed` says why the engine takes no more requests; it is the last report.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    tokens: list[tuple[int, GeneratedToken]] = field(default_factory=list)
+    failures: list[tuple[int, GatewayError]] = field(default_factory=list)
+    closed: GatewayError | None = None
+
+
+class TokenStream:
+    """One request's tokens as they arrive; read by the request's task, fed by the engine on the same event loop."""
+
+    def __init__(self, ticket: int, choices: int, cancel: Callable[[int], None]) -> None:
+        self.ticket = ticket
+        self.choices = choices
+        self._unfinished = choices
+        self._cancel = cancel
+        self._tokens: deque[GeneratedToken] = deque()
+        self._error: GatewayError | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more will arrive."""
+        return self._unfinished == 0 or self._error is not None
+
+    def feed(self, token: GeneratedToken) -> None:
+        self._tokens.append(token)
+        if token.finish:
+            self._unfinished -= 1
+        self._changed.set()
+
+    def fail(self, error: GatewayError) -> None:
+        self._error = error
+        self._changed.set()
+
+    async def read(self) -> list[GeneratedToken]:
+        """All tokens that arrived since the last call, at least one; an empty list once every choice has finished.
+
+        Raises the error that ended the request, after the tokens before it were read.
+        """
+        while not self._tokens:
+            if self._error:
+                raise self._error
+            if not self._unfinished:
+                return []
+            self._changed.clear()
+            await self._changed.wait()
+        tokens = list(self._tokens)
+        self._tokens.clear()
+        return tokens
+
+    def cancel(self) -> None:
+        """The reader is gone: frees the rows before the next step. Harmless after the end."""
+        self._cancel(self.ticket)
