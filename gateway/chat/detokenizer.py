@@ -1,0 +1,63 @@
+"""From token ids back to text, one piece at a time."""
+
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+
+class Detokenizer:
+    """The text of one choice as its tokens arrive: `feed` each id, then `finish`.
+
+    A piece is held back until its last character is whole; the pieces together are the text of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._held: list[int] = []
+
+    def feed(self, token: int) -> str:
+        text: str | None = self._stream.step(self._tokenizer, token)
+        if text is None:
+            self._held.append(token)
+            return ""
+        self._held.clear()
+        return text
+
+    def finish(self) -> str:
+        """What a generation that ended inside a character still owes: its bytes as replacement characters."""
+        return self._tokenizer.decode(self._held, skip_special_tokens=True) if self._held else ""
+
+
+class TokenTexts:
+    """The text and bytes of single tokens, for log-probabilities."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._byte_level = type(tokenizer.decoder).__name__ == "ByteLevel"
+
+    def text(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
+    def utf8(self, token: int) -> bytes:
+        """The token's bytes, which may be part of a character (then its text holds U+FFFD)."""
+        piece: Any = self._tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        if self._byte_level and all(character in BYTE_OF_CHARACTER for character in piece):
+            return bytes(BYTE_OF_CHARACTER[character] for character in piece)
+        if len(piece) == 6 and piece.startswith("<0x"):  # sentencepiece's byte tokens
+            return bytes([int(piece[3:5], 16)])
+        return self.text(token).encode()
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes each byte as one visible character (GPT-2, encoder.py: bytes_to_unicode)."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {chr(byte): byte for byte in visible}
+    others = (byte for byte in range(256) if byte not in set(visible))
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+BYTE_OF_CHARACTER = _byte_of_character()

@@ -1,0 +1,45 @@
+"""From messages to token ids, with the model's own chat template."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from gateway.errors import InvalidRequest
+from gateway.generation.request import Message
+
+LONG_TEXT_CHARACTERS = 20_000
+"""Tokenising this much takes around 10 ms; more is done on another thread, so that streams go on."""
+
+
+class PromptBuilder:
+    """Renders and tokenises for one model; stateless, so any thread may use it.
+
+    `tokenizer` is an mlx-lm `TokenizerWrapper`. Its template runs in jinja's sandbox. Ids come from the
+    underlying `tokenizers` object, which unlike the wrapper keeps no settings between calls.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = tokenizer.backend_tokenizer
+
+    async def build(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of the whole conversation, up to where the answer begins.
+
+        Raises `InvalidRequest` with the template's own words when it refuses the conversation.
+        """
+        if sum(len(message.content) for message in messages) > LONG_TEXT_CHARACTERS:
+            return await asyncio.to_thread(self._build, messages)
+        return self._build(messages)
+
+    def _build(self, messages: Sequence[Message]) -> list[int]:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InvalidRequest(
+                f"The model's chat template does not accept these messages: {error}", param="messages"
+            ) from error
+        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        return ids

@@ -1,0 +1,168 @@
+"""One model on its way into memory and in it. Belongs to the event loop."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.config import Config
+from gateway.engine.engine import Engine
+from gateway.engine.mlx_thread import MlxThread
+from gateway.errors import GatewayError, ModelUnavailable
+from gateway.hardware.blas import Blas
+from gateway.model_pool.background import in_background
+from gateway.model_store.store import ModelStore
+from gateway.observability.metrics import Metrics, ModelMetrics
+
+if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
+    from gateway.engine.model_loader import TextSide
+
+log = logging.getLogger(__name__)
+
+
+class ModelState(StrEnum):
+    LOCATING = "locating"  # downloading or importing the files if need be
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """All that is needed to serve a request; its weights may still be on their way.
+
+    `tokenizer` is an mlx-lm `TokenizerWrapper`. Prompt and answer together hold at most `context_tokens`.
+    """
+
+    tokenizer: Any
+    context_tokens: int
+    end_tokens: frozenset[int]
+    engine: Engine
+    metrics: ModelMetrics
+
+
+class ResidentModel:
+    """Loads one model, says how far that is, and gives it to requests as soon as they can be understood."""
+
+    def __init__(
+        self,
+        model_id: str,
+        config: Config,
+        store: ModelStore,
+        thread: MlxThread,
+        blas: Blas,
+        metrics: Metrics,
+    ) -> None:
+        self.model_id = model_id
+        self.created = int(time.time())
+        self.state = ModelState.LOCATING
+        self.doing = "looking for the model's files"
+        self.fraction = 0.0
+        self._config = config
+        self._store = store
+        self._thread = thread
+        self._blas = blas
+        self._metrics = metrics.for_model(model_id)
+        self._engine = Engine(thread, config.engine, self._metrics)
+        self._text: TextModel | None = None
+        self._decided = asyncio.Event()  # the text side is there, or nothing will be
+
+    @property
+    def failure(self) -> GatewayError | None:
+        """Why the model cannot serve, if it cannot."""
+        return self._engine.failure
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ModelState.READY and self.failure is None
+
+    @property
+    def context_tokens(self) -> int | None:
+        """None until the model's configuration was read."""
+        return self._text.context_tokens if self._text else None
+
+    async def text_model(self) -> TextModel:
+        """Waits until requests can be understood and queued. Raises why the model cannot serve."""
+        await self._decided.wait()
+        if self.failure:
+            raise self.failure
+        assert self._text is not None
+        return self._text
+
+    async def load(self) -> None:
+        """Runs once, as a task. Failures end up in `failure` and in the log."""
+        try:
+            await self._load()
+        except GatewayError as error:
+            self._fail(error)
+            log.error("%s cannot be served: %s", self.model_id, error)
+        except Exception as error:
+            self._fail(ModelUnavailable(f"{self.model_id} could not be loaded: {error}"))
+            log.exception("%s could not be loaded", self.model_id)
+
+    def shut_down(self, error: GatewayError) -> None:
+        """Ends every request of this model with `error`."""
+        self._fail(error)
+
+    async def _load(self) -> None:
+        started = time.perf_counter()
+        folder = await self._locate()
+        self.state, self.doing, self.fraction = ModelState.LOADING, "reading the tokenizer", 0.0
+        side = await asyncio.wrap_future(self._thread.run(lambda: _load_text_side(folder)))
+        self._text = TextModel(
+            side.tokenizer,
+            self._allowed_context(side.context_tokens),
+            side.end_tokens,
+            self._engine,
+            self._metrics,
+        )
+        self._decided.set()
+        self.doing = "loading the weights"
+        ready = await self._engine.load(folder, self._config.hardware, self._blas, self._set_fraction)
+        self.state, self.doing = ModelState.READY, "ready"
+        seconds = time.perf_counter() - started
+        self._metrics.load_seconds.set(seconds)
+        self._metrics.weight_bytes.set(ready.weight_bytes)
+        log.info(
+            "%s is ready after %.1f s on %s, %.0f MB, context %d tokens",
+            self.model_id,
+            seconds,
+            ready.backend,
+            ready.weight_bytes / 1e6,
+            self._text.context_tokens,
+        )
+
+    async def _locate(self) -> Path:
+        loop = asyncio.get_running_loop()
+
+        def report(fraction: float, doing: str) -> None:
+            loop.call_soon_threadsafe(self._progress, fraction, doing)
+
+        source = self._config.model.source
+        stored = await in_background(lambda: self._store.locate(source, report), "model-store")
+        return stored.folder
+
+    def _allowed_context(self, of_model: int) -> int:
+        return min(of_model, self._config.model.context_tokens or of_model)
+
+    def _progress(self, fraction: float, doing: str) -> None:
+        if doing != self.doing:
+            log.info("%s: %s", self.model_id, doing)
+        self.fraction, self.doing = fraction, doing
+
+    def _set_fraction(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def _fail(self, error: GatewayError) -> None:
+        self.state, self.doing = ModelState.FAILED, str(error)
+        self._engine.fail(error)
+        self._decided.set()
+
+
+def _load_text_side(folder: Path) -> "TextSide":
+    from gateway.engine.model_loader import load_text_side
+
+    return load_text_side(folder)

@@ -1,0 +1,99 @@
+"""The story of one text request, from top to bottom."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+
+from gateway.chat.answer import Answer
+from gateway.chat.prompt import PromptBuilder
+from gateway.engine.token_stream import TokenRequest, TokenStream
+from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest
+from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished
+from gateway.generation.request import TextRequest
+from gateway.model_pool.pool import ModelPool
+from gateway.model_pool.resident_model import TextModel
+from gateway.observability.request_clock import RequestClock
+
+SEED_BITS = 63
+
+
+class TextServing:
+    """Serves text requests with the pool's models. Belongs to the event loop."""
+
+    def __init__(self, pool: ModelPool) -> None:
+        self._pool = pool
+
+    async def generate(self, request: TextRequest) -> AsyncGenerator[Event, None]:
+        """The events of one request; closing the generator at any point cancels it.
+
+        Raises a `GatewayError` before `Admitted` when the request is refused, after it when it fails.
+        """
+        started = time.perf_counter()
+        model = await self._pool.text_model(request.model)
+        prompt = await PromptBuilder(model.tokenizer).build(request.messages)
+        stream = model.engine.submit(_token_request(request, prompt, model))
+        model.metrics.prompt_tokens.inc(len(prompt))
+        clock = RequestClock(model.metrics, started)
+        try:
+            yield Admitted(len(prompt))
+            async for event in _answer(request, model, stream, clock):
+                yield event
+            clock.finished()
+            yield Finished(len(prompt), clock.tokens)
+        except GatewayError:
+            clock.unfinished("failed")
+            raise
+        finally:
+            stream.cancel()
+            clock.unfinished("cancelled")
+
+
+def _token_request(request: TextRequest, prompt: list[int], model: TextModel) -> TokenRequest:
+    """Checks the request against the model's limits and puts it into tokens."""
+    room = model.context_tokens - len(prompt)
+    if room < 1:
+        raise ContextLengthExceeded(len(prompt), model.context_tokens)
+    if not prompt:
+        raise InvalidRequest("The messages render to an empty prompt; write something.", param="messages")
+    if request.choices > model.engine.max_choices:
+        raise InvalidRequest(
+            f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
+            param="n",
+        )
+    vocabulary = model.tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+    unknown = [token for token in request.sampling.logit_bias if not 0 <= token < vocabulary]
+    if unknown:
+        raise InvalidRequest(
+            f"logit_bias names token {unknown[0]}, but this model's tokens are 0 to {vocabulary - 1}.",
+            param="logit_bias",
+        )
+    first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
+    return TokenRequest(
+        prompt=prompt,
+        max_tokens=min(room, request.max_tokens or room),
+        sampling=request.sampling,
+        seeds=tuple(first_seed + choice for choice in range(request.choices)),
+        end_tokens=model.end_tokens,
+        top_logprobs=request.top_logprobs,
+    )
+
+
+async def _answer(
+    request: TextRequest, model: TextModel, stream: TokenStream, clock: RequestClock
+) -> AsyncGenerator[Event, None]:
+    """Text and ends of all choices, as their tokens arrive."""
+    answers = [Answer(index, model.tokenizer.backend_tokenizer, request.stop) for index in range(request.choices)]
+    unfinished = set(range(request.choices))
+    while unfinished and (tokens := await stream.read()):
+        clock.tokens_arrived(len(tokens))
+        for token in tokens:
+            if token.choice in unfinished:  # else a stop string ended it
+                answers[token.choice].feed(token)
+        for index in sorted(unfinished):
+            delta = answers[index].take()
+            if delta.text or delta.logprobs:
+                yield delta
+            if reason := answers[index].finish_reason:
+                unfinished.discard(index)
+                model.metrics.choice_ended(reason)
+                yield ChoiceFinished(index, reason)
