@@ -1,0 +1,119 @@
+"""Answers that take time: server-sent events from the first moment, and clients that leave.
+
+A refusal that is known before the first event is an ordinary HTTP error. Once the stream has begun, errors
+travel inside it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from typing import Protocol, TypeVar
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from gateway.config import ServerConfig
+from gateway.errors import GatewayError
+from gateway.generation.events import Event
+
+Result = TypeVar("Result")
+
+KEEP_ALIVE = "keep-alive"
+"""The comment that tells a waiting client that its request lives. Never `ping`: a client's parser is known to
+lose frames that arrive with it."""
+
+
+class StreamProtocol(Protocol):
+    """How one protocol writes events as server-sent events."""
+
+    def frames(self, event: Event) -> Iterator[bytes]: ...
+
+    def error_frames(self, error: GatewayError) -> Iterator[bytes]: ...
+
+
+async def stream_events(
+    events: AsyncGenerator[Event, None], protocol: StreamProtocol, request: Request, config: ServerConfig
+) -> EventSourceResponse:
+    """The streaming response, once the first event is there or `first_event_seconds` have passed.
+
+    Raises what the first event raises in that time, so that a refused request gets its HTTP status.
+    """
+    first = asyncio.ensure_future(anext(events))
+    try:
+        await unless_disconnected(request, asyncio.wait([first], timeout=config.first_event_seconds))
+        if first.done():
+            first.result()
+    except BaseException:
+        await _close(first, events)
+        raise
+    return EventStreamResponse(first, events, protocol, config)
+
+
+class EventStreamResponse(EventSourceResponse):
+    """The stream from its first event on; however it ends, even before it began, the request is closed."""
+
+    def __init__(
+        self,
+        first: "asyncio.Future[Event]",
+        events: AsyncGenerator[Event, None],
+        protocol: StreamProtocol,
+        config: ServerConfig,
+    ) -> None:
+        super().__init__(
+            _frames(first, events, protocol),
+            ping=config.keep_alive_seconds,
+            ping_message_factory=lambda: ServerSentEvent(comment=KEEP_ALIVE, sep="\n"),
+            send_timeout=config.send_timeout_seconds,
+            sep="\n",
+        )
+        self._first = first
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await _close(self._first, self._events)
+
+
+async def _frames(
+    first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None], protocol: StreamProtocol
+) -> AsyncIterator[bytes]:
+    yield f": {KEEP_ALIVE}\n\n".encode()
+    try:
+        for frame in protocol.frames(await first):
+            yield frame
+        async for event in events:
+            for frame in protocol.frames(event):
+                yield frame
+    except GatewayError as error:
+        for frame in protocol.error_frames(error):
+            yield frame
+
+
+async def _close(first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None]) -> None:
+    if not first.done():
+        first.cancel()
+        await asyncio.wait([first])
+    await events.aclose()
+
+
+async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client leaves; then raises `ClientDisconnect`."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait([working, leaving])
+
+
+async def _disconnect(request: Request) -> None:
+    """Returns when the client has closed the connection. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,60 @@
+"""Builds every object once, wires them, and starts and stops them. There are no globals elsewhere."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from sse_starlette.sse import AppStatus
+from starlette.applications import Starlette
+
+from gateway.api.health_endpoints import HealthEndpoints
+from gateway.api.inference_endpoints import InferenceEndpoints
+from gateway.api.model_endpoints import ModelEndpoints
+from gateway.api.routes import build_asgi_app, build_routes
+from gateway.config import Config
+from gateway.engine.mlx_thread import MlxThread
+from gateway.hardware.blas import Blas
+from gateway.model_pool.pool import ModelPool
+from gateway.model_store.store import ModelStore
+from gateway.observability.metrics import Metrics
+from gateway.serving.text import TextServing
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """The whole server but its sockets. Build it on the event loop that will run it."""
+
+    def __init__(self, config: Config, blas: Blas) -> None:
+        # The server drains running streams itself (`stop_generating`); the SSE library would cut them at once.
+        AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+        metrics = Metrics()
+        self._thread = MlxThread()
+        self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, blas, metrics)
+        routes = build_routes(
+            InferenceEndpoints(TextServing(self._pool), config.server),
+            ModelEndpoints(self._pool),
+            HealthEndpoints(self._pool, metrics),
+        )
+        self.asgi = build_asgi_app(routes, metrics, config.server.max_body_bytes, self._lifespan)
+
+    def refuse_requests(self) -> None:
+        """From now on only the requests that are running go on."""
+        self._pool.refuse_requests()
+
+    def stop_generating(self) -> None:
+        """Ends every running request with a clear error and refuses new ones."""
+        self._pool.shut_down()
+
+    @asynccontextmanager
+    async def _lifespan(self, asgi: Starlette) -> AsyncIterator[None]:
+        log.info("mlx-gateway %s", version("mlx-gateway"))
+        self._thread.start()
+        self._pool.start()
+        try:
+            yield
+        finally:
+            self.stop_generating()
+            await asyncio.to_thread(self._thread.stop)

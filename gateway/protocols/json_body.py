@@ -1,0 +1,40 @@
+"""Request bodies: JSON to a msgspec type, with errors that name the field as the client wrote it."""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+
+Body = TypeVar("Body")
+
+WHERE = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
+MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+
+
+def decode_body(body: bytes, kind: type[Body]) -> Body:
+    """Raises `InvalidRequest` for anything but JSON of this shape."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if LONE_SURROGATE.search(body):
+            reason = "it escapes half of a surrogate pair (\\ud800 to \\udfff), which is not Unicode text"
+        else:
+            reason = str(error)
+        raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The request body is nested too deeply.") from error
+
+
+def _explain(message: str) -> InvalidRequest:
+    """msgspec says ``Expected `str`, got `int` - at `$.messages[0].content` ``; clients look at `param`."""
+    match = WHERE.match(message)
+    reason, path = (match["reason"], (match["path"] or "").removeprefix(".")) if match else (message, "")
+    if missing := MISSING.search(reason):
+        path = f"{path}.{missing['field']}" if path else missing["field"]
+    where = f" (at {path})" if path else ""
+    return InvalidRequest(f"{reason}{where}", param=path or None)

@@ -1,0 +1,160 @@
+"""OpenAI's chat completions, the way in: the request's JSON to a `TextRequest`.
+
+Source: OpenAI API reference, "Chat Completions"; top_k, min_p and repetition_penalty as in vLLM's server.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from gateway.errors import InvalidRequest, UnsupportedParameter
+from gateway.generation.request import Message, Role, Sampling, TextRequest
+from gateway.protocols.json_body import decode_body
+
+MAX_STOP_STRINGS = 16
+TEXT_PART_TYPES = ("text", "input_text")
+
+
+class ContentPart(Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Struct, frozen=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class StreamOptions(Struct, frozen=True):
+    include_usage: bool = False
+
+
+class ResponseFormat(Struct, frozen=True):
+    type: str = "text"
+
+
+class ChatRequest(Struct, frozen=True):
+    """Fields that mean something here; others are ignored, as agents send many that only OpenAI's own service knows."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | list[str] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+    audio: Any = None
+
+
+def parse_chat_request(body: bytes) -> ChatRequest:
+    """Raises `InvalidRequest` naming the field that is wrong."""
+    return decode_body(body, ChatRequest)
+
+
+def to_text_request(chat: ChatRequest) -> TextRequest:
+    """Raises `InvalidRequest` or `UnsupportedParameter`."""
+    _refuse_unsupported(chat)
+    if chat.top_logprobs is not None and not chat.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    limits = [limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None]
+    return TextRequest(
+        model=chat.model,
+        messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages)),
+        sampling=_sampling(chat),
+        max_tokens=min(limits) if limits else None,
+        stop=_stop_strings(chat.stop),
+        choices=chat.n or 1,
+        top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+    )
+
+
+def _refuse_unsupported(chat: ChatRequest) -> None:
+    """What would change the answer but cannot be honoured is refused by name."""
+    if chat.tools or chat.functions:
+        name = "tools" if chat.tools else "functions"
+        raise UnsupportedParameter(f"This server does not support {name} yet; send the request without.", param=name)
+    if chat.response_format and chat.response_format.type != "text":
+        raise UnsupportedParameter(
+            f"response_format {chat.response_format.type!r} is not supported yet; only 'text' is.",
+            param="response_format",
+        )
+    if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
+        raise UnsupportedParameter(
+            "This server answers with text only; remove modalities and audio.", param="modalities"
+        )
+
+
+def _sampling(chat: ChatRequest) -> Sampling:
+    defaults = Sampling()
+
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return Sampling(
+        temperature=given(chat.temperature, defaults.temperature),
+        top_p=given(chat.top_p, defaults.top_p),
+        top_k=max(0, chat.top_k or 0),
+        min_p=given(chat.min_p, defaults.min_p),
+        presence_penalty=given(chat.presence_penalty, defaults.presence_penalty),
+        frequency_penalty=given(chat.frequency_penalty, defaults.frequency_penalty),
+        repetition_penalty=given(chat.repetition_penalty, defaults.repetition_penalty),
+        logit_bias=_logit_bias(chat.logit_bias or {}),
+        seed=chat.seed,
+    )
+
+
+def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
+    for token in bias:
+        if not (token.isascii() and token.isdigit() and len(token) <= 9):
+            raise InvalidRequest(
+                f"logit_bias maps token ids to numbers, but {token[:20]!r} is not a token id.",
+                param="logit_bias",
+            )
+    return {int(token): value for token, value in bias.items()}
+
+
+def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if "" in stops:
+        raise InvalidRequest("A stop string must not be empty; leave it out.", param="stop")
+    if len(stops) > MAX_STOP_STRINGS:
+        raise InvalidRequest(f"stop has {len(stops)} strings; at most {MAX_STOP_STRINGS} are allowed.", param="stop")
+    return stops
+
+
+def _message(message: ChatMessage, path: str) -> Message:
+    if message.tool_calls or message.role in ("tool", "function"):
+        param = f"{path}.tool_calls" if message.tool_calls else f"{path}.role"
+        raise UnsupportedParameter("This server does not support tools yet; send text messages only.", param=param)
+    role: Role = "system" if message.role == "developer" else message.role  # type: ignore[assignment]
+    return Message(role, _text(message.content, f"{path}.content"))
+
+
+def _text(content: str | list[ContentPart] | None, path: str) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for index, part in enumerate(content or ()):
+        if part.type not in TEXT_PART_TYPES or part.text is None:
+            raise UnsupportedParameter(
+                f"This model takes text only, but the part has type {part.type!r}.", param=f"{path}[{index}]"
+            )
+        texts.append(part.text)
+    return "\n".join(texts)

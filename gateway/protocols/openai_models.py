@@ -1,0 +1,39 @@
+"""OpenAI's model list, with the context length in the fields where clients look for it."""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class ModelMeta(Struct, frozen=True):
+    n_ctx: int
+
+
+class ModelObject(Struct, frozen=True):
+    """`context_length`, `max_model_len` and `meta.n_ctx` are tokens, absent until the model's files were read."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "mlx-gateway"
+    context_length: int | UnsetType = UNSET
+    max_model_len: int | UnsetType = UNSET
+    meta: ModelMeta | UnsetType = UNSET
+
+
+class ModelList(Struct, frozen=True):
+    data: list[ModelObject]
+    object: Literal["list"] = "list"
+
+
+def model_object(model_id: str, created: int, context_tokens: int | None) -> ModelObject:
+    """`created` is in Unix seconds."""
+    if context_tokens is None:
+        return ModelObject(model_id, created)
+    return ModelObject(
+        model_id,
+        created,
+        context_length=context_tokens,
+        max_model_len=context_tokens,
+        meta=ModelMeta(context_tokens),
+    )

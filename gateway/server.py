@@ -1,0 +1,102 @@
+"""The HTTP server around the app: sockets, signals and an orderly end."""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from gateway.app import App
+from gateway.config import Config
+from gateway.errors import ConfigError
+from gateway.hardware.blas import Blas
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+"""Connections the kernel holds while the event loop is busy; a thousand clients may come at once."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; clients that connect from now on are answered once the server runs."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"{host}:{port} is in use; stop the other server or choose another --port.") from error
+        raise ConfigError(f"Cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+class GatewayServer:
+    """Runs until SIGINT or SIGTERM, then lets running requests finish for `shutdown_grace_seconds`."""
+
+    def __init__(self, config: Config, blas: Blas) -> None:
+        self._config = config
+        self._blas = blas
+
+    async def run(self, sockets: list[socket.socket]) -> None:
+        app = App(self._config, self._blas)
+        server = _DrainingServer(
+            uvicorn.Config(
+                app.asgi,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=5,
+            ),
+            app,
+            self._config.server.shutdown_grace_seconds,
+        )
+        host, port = sockets[0].getsockname()[:2]
+        log.info("listening on http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
+        await server.serve(sockets)
+
+
+class _DrainingServer(uvicorn.Server):
+    """uvicorn, but the process ends with status 0 on a signal, and running requests are told when their time is up."""
+
+    def __init__(self, config: uvicorn.Config, app: App, grace_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._grace_seconds = grace_seconds
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike upstream's, does not raise the signal again at the end, which would skip every exit handler."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal ends the grace period."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.refuse_requests()
+        log.info("stopping; running requests have %.0f s", self._grace_seconds)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._grace_seconds
+        while self._busy() and not self.force_exit and loop.time() < deadline:  # noqa: ASYNC110  (uvicorn has no event)
+            await asyncio.sleep(0.05)
+        self._app.stop_generating()
+        await super().shutdown(sockets)
+        log.info("stopped")
+
+    def _busy(self) -> bool:
+        return bool(self.server_state.tasks)
