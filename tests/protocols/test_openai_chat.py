@@ -1,0 +1,178 @@
+"""The chat request's shapes: what is understood, and which field an error names."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.errors import InvalidRequest, UnsupportedParameter
+from gateway.generation.request import Message, Sampling, TextRequest
+from gateway.protocols.openai_chat import parse_chat_request, to_text_request
+
+HELLO = {"role": "user", "content": "Hello"}
+
+
+def understood(**fields: Any) -> TextRequest:
+    body = {"model": "m", "messages": [HELLO]} | fields
+    return to_text_request(parse_chat_request(msgspec.json.encode(body)))
+
+
+def test_the_least_request_has_openais_defaults() -> None:
+    assert understood() == TextRequest("m", (Message("user", "Hello"),), Sampling(), None, (), 1, None)
+
+
+def test_every_sampling_field_arrives() -> None:
+    request = understood(
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        min_p=0.05,
+        presence_penalty=0.1,
+        frequency_penalty=-0.2,
+        repetition_penalty=1.1,
+        logit_bias={"15": -100, "16": 2.5},
+        seed=-3,
+        max_tokens=7,
+        stop=["a", "b"],
+        n=2,
+        logprobs=True,
+        top_logprobs=4,
+    )
+    assert request.sampling == Sampling(0.5, 0.9, 40, 0.05, 0.1, -0.2, 1.1, {15: -100, 16: 2.5}, -3)
+    assert (request.max_tokens, request.stop, request.choices, request.top_logprobs) == (7, ("a", "b"), 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"max_completion_tokens": 9}, 9),
+        ({"max_tokens": 5, "max_completion_tokens": 9}, 5),
+        ({"max_tokens": None}, None),
+    ],
+)
+def test_both_names_of_the_limit_are_read(fields: dict[str, Any], expected: int | None) -> None:
+    assert understood(**fields).max_tokens == expected
+
+
+def test_null_means_absent_everywhere() -> None:
+    names = ["stream", "stream_options", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "stop", "n"]
+    names += ["frequency_penalty", "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "seed", "tools"]
+    assert understood(**dict.fromkeys(names)) == understood()
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert understood(store=True, metadata={"a": 1}, prompt_cache_key="k", thinking={}) == understood()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "developer", "content": "Be brief"}, Message("system", "Be brief")),
+        ({"role": "assistant", "content": None}, Message("assistant", "")),
+        ({"role": "assistant"}, Message("assistant", "")),
+        ({"role": "user", "content": ""}, Message("user", "")),
+        ({"role": "user", "content": []}, Message("user", "")),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}]}, Message("user", "a")),
+        (
+            {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            Message("system", "a\nb"),
+        ),
+        ({"role": "user", "content": "nul \0 and \U0001f99c"}, Message("user", "nul \0 and \U0001f99c")),
+    ],
+)
+def test_message_shapes(message: dict[str, Any], expected: Message) -> None:
+    assert understood(messages=[message]).messages == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": 3}, "model"),
+        ({"model": ""}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [HELLO, {"role": "user", "content": 3}]}, "messages[1].content"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "messages[0].role"),
+        ({"messages": [{"content": "a"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0]"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"frequency_penalty": -2.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -5}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_completion_tokens": "9"}, "max_completion_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 1000}, "n"),
+        ({"seed": 2**64}, "seed"),
+        ({"stop": ["a", 3]}, "stop[1]"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias[...]"),
+        ({"logprobs": "yes"}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ],
+)
+def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        understood(**fields)
+    assert caught.value.param == param
+    assert len(str(caught.value)) > 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+            "messages[0].content[0]",
+        ),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        understood(**fields)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"[" * 100_000,
+        b'{"model": "m", "messages": ' + b"[" * 100_000,
+        b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": 1e999}',
+    ],
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_chat_request(body)
+
+
+def test_a_lone_surrogate_is_explained() -> None:
+    with pytest.raises(InvalidRequest, match="surrogate pair"):
+        parse_chat_request(b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d"}]}')

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, load_config
+from gateway.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.toml"
+    file.write_text(text)
+    return file
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = write(tmp_path, "[server]\nport = 1\nmax_body_bytes = 2\n[engine]\nmax_running = 3\n")
+    environment = {"MLX_GATEWAY_SERVER_PORT": "4", "MLX_GATEWAY_ENGINE_MAX_RUNNING": "5", "HOME": "/"}
+    config = load_config(file, environment, {("server", "port"): 6})
+    assert (config.server.port, config.server.max_body_bytes, config.engine.max_running) == (6, 2, 5)
+    assert config.log == Config().log
+
+
+def test_environment_values_are_converted() -> None:
+    environment = {"MLX_GATEWAY_SERVER_HOST": "0.0.0.0", "MLX_GATEWAY_SERVER_ALLOW_OPEN_NETWORK": "true"}
+    config = load_config(environment=environment | {"MLX_GATEWAY_SERVER_KEEP_ALIVE_SECONDS": "2.5"})
+    assert config.server.allow_open_network
+    assert config.server.keep_alive_seconds == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[server]\nprot = 1", "prot"),
+        ("[sever]\nport = 1", "sever"),
+        ('[server]\nport = "http"', "server.port"),
+        ("[server]\nport = 70000", "server.port"),
+        ("[engine]\nmax_running = 0", "engine.max_running"),
+        ('[log]\nlevel = "loud"', "log.level"),
+        ("server = [", "not valid TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
+        load_config(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"), [("SERVER_PORT", "x", r"server\.port"), ("SERVER_PROT", "1", r"server\.prot")]
+)
+def test_a_wrong_variable_is_an_error(name: str, value: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        load_config(environment={f"MLX_GATEWAY_{name}": value})
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Cannot read"):
+        load_config(tmp_path / "none.toml", {})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_open(host: str) -> None:
+    assert load_config(environment={}, flags={("server", "host"): host}).server.host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
+def test_other_machines_are_let_in_only_by_name(host: str) -> None:
+    with pytest.raises(ConfigError, match="allow_open_network"):
+        load_config(environment={}, flags={("server", "host"): host})
+    allowed = {("server", "host"): host, ("server", "allow_open_network"): True}
+    assert load_config(environment={}, flags=allowed).server.host == host
