@@ -1,0 +1,35 @@
+"""Prompts that share no prefix and make a small model write on."""
+
+import random
+from uuid import uuid4
+
+from loadtests.streaming_client import Message
+
+FRAME_TOKENS = 85
+"""About what the prompt has without its word list, in SmolLM2's tokens; the report says what was really sent."""
+
+# Each is one token, with its space, to most tokenizers.
+WORDS = (
+    "river mountain forest village winter summer morning evening window garden bridge castle island ocean harbor "
+    "letter book song story dream light shadow stone silver golden green blue white dark little great old young "
+    "king queen child mother father brother sister friend teacher doctor farmer horse bird fish dog cat wolf bear "
+    "tree flower apple bread water fire wind rain snow storm road door house table chair clock music voice hand "
+    "heart eye face walk run speak sing write read open close find keep hold carry build break begin end"
+)
+
+
+def long_story(prompt_tokens: int) -> list[Message]:
+    """A request for a long story, of about `prompt_tokens` tokens, unlike any other from its very start.
+
+    The system message begins with the nonce: a template that adds a system message of its own would share it.
+    """
+    nonce = uuid4().hex
+    words = random.Random(nonce).choices(WORDS.split(), k=max(0, prompt_tokens - FRAME_TOKENS))
+    return [
+        Message("system", f"{nonce} is the number of this conversation. You are a novelist who writes long chapters."),
+        Message(
+            "user",
+            "Write a very long and detailed story about a journey across the sea. Never stop early. "
+            f"Let these words inspire you: {' '.join(words)}",
+        ),
+    ]
