@@ -1,4 +1,4 @@
-"""Builds every object once, wires them, and starts and stops them. There are no globals elsewhere."""
+"""Builds every object once, wires them, and starts and stops them. There are no globals."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from sse_starlette.sse import AppStatus
-from starlette.applications import Starlette
 
 from gateway.api.health_endpoints import HealthEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
@@ -38,7 +37,7 @@ class App:
             ModelEndpoints(self._pool),
             HealthEndpoints(self._pool, metrics),
         )
-        self.asgi = build_asgi_app(routes, metrics, config.server.max_body_bytes, self._lifespan)
+        self.asgi = build_asgi_app(routes, metrics, config.server.max_body_bytes)
 
     def refuse_requests(self) -> None:
         """From now on only the requests that are running go on."""
@@ -49,11 +48,12 @@ class App:
         self._pool.shut_down()
 
     @asynccontextmanager
-    async def _lifespan(self, asgi: Starlette) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
+        """Loads the models meanwhile; at the end every request is over and the MLX thread has ended."""
         log.info("mlx-gateway %s", version("mlx-gateway"))
         self._thread.start()
-        self._pool.start()
         try:
+            self._pool.start()
             yield
         finally:
             self.stop_generating()

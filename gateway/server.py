@@ -47,7 +47,7 @@ class GatewayServer:
                 app.asgi,
                 http="httptools",
                 ws="none",
-                lifespan="on",
+                lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -58,9 +58,11 @@ class GatewayServer:
             app,
             self._config.server.shutdown_grace_seconds,
         )
-        host, port = sockets[0].getsockname()[:2]
-        log.info("listening on http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
-        await server.serve(sockets)
+        with server.capture_signals():
+            host, port = sockets[0].getsockname()[:2]
+            log.info("listening on http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
+            async with app.running():
+                await server.serve(sockets)
 
 
 class _DrainingServer(uvicorn.Server):

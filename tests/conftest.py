@@ -16,12 +16,17 @@ from typing import Any, Protocol
 
 import pytest
 
-from gateway.hardware.blas import Blas, load_blas
+from gateway.hardware.blas import load_blas
 from gateway.model_store.store import ModelStore
 from tests.tiny_model import write_tiny_model
 
 START_SECONDS = 120
 REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_configure() -> None:
+    """Gives this process its BLAS before any test module imports mlx."""
+    load_blas("auto", 0, REPOSITORY / ".cache" / "runtime")
 
 
 @pytest.fixture(scope="session")
@@ -38,13 +43,7 @@ def demo_folder(demo_store: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def blas(demo_store: Path) -> Blas:
-    """The BLAS of this process; asked for by every fixture that computes, before mlx is imported."""
-    return load_blas("auto", 0, demo_store / "runtime")
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, blas: Blas) -> Path:
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_model(folder, tokenizer_from=demo_folder)
     return folder

@@ -1,7 +1,6 @@
 """The table of all routes and what surrounds them."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -38,13 +37,8 @@ def build_routes(inference: InferenceEndpoints, models: ModelEndpoints, health: 
     return [Route(path, endpoint, methods=[method]) for method, path, endpoint in with_prefix + openai + own]
 
 
-def build_asgi_app(
-    routes: list[Route],
-    metrics: Metrics,
-    max_body_bytes: int,
-    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
-) -> Starlette:
-    """`lifespan` starts and stops what the endpoints use."""
+def build_asgi_app(routes: list[Route], metrics: Metrics, max_body_bytes: int) -> Starlette:
+    """The routes within the middleware, with every error in one shape."""
 
     async def gateway_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, GatewayError)
@@ -59,7 +53,6 @@ def build_asgi_app(
             Middleware(BodyLimit, limit_bytes=max_body_bytes),
         ],
         exception_handlers={GatewayError: gateway_error, HTTPException: _http_error},
-        lifespan=lifespan,
     )
 
 

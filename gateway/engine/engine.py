@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.config import EngineConfig, HardwareConfig
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.token_stream import StepReport, TokenRequest, TokenStream
-from gateway.errors import GatewayError, Overloaded
+from gateway.errors import GatewayError, Overloaded, ShuttingDown
 from gateway.hardware.blas import Blas
 from gateway.observability.metrics import ModelMetrics
 
@@ -73,6 +73,13 @@ class Engine:
         of no use and `fail` must be called.
         """
 
+        tell_progress = self._on_event_loop(progress)
+
+        def progress_or_stop(fraction: float) -> None:
+            if self._thread.stopping:
+                raise ShuttingDown
+            tell_progress(fraction)
+
         def on_thread() -> EngineReady:
             from gateway.engine.batch import Batch
             from gateway.engine.generation_loop import GenerationLoop
@@ -80,7 +87,7 @@ class Engine:
             from gateway.hardware.backend import detect_backend
 
             backend = detect_backend(hardware, blas)
-            loaded = load_model(folder, backend.dtype, self._on_event_loop(progress))
+            loaded = load_model(folder, backend.dtype, progress_or_stop)
             chunk = self._config.prefill_chunk_tokens or backend.prefill_chunk_tokens
             self._worker = GenerationLoop(
                 lambda: Batch(loaded.model, self._config.max_running, chunk),

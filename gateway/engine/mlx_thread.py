@@ -38,7 +38,14 @@ class MlxThread:
     def __init__(self) -> None:
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._workers: list[Worker] = []
-        self._thread = threading.Thread(target=self._run, name="mlx")
+        self._stopping = threading.Event()
+        # A daemon, so that a process that dies on an error is not kept alive by it; an orderly end calls `stop`.
+        self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
+
+    @property
+    def stopping(self) -> bool:
+        """`stop` was called; a long command may look and give up."""
+        return self._stopping.is_set()
 
     def start(self) -> None:
         self._thread.start()
@@ -68,6 +75,7 @@ class MlxThread:
 
     def stop(self) -> None:
         """Closes all workers and ends the thread after its present step. Blocks until it has ended."""
+        self._stopping.set()
         self._commands.put(None)
         self._thread.join()
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -28,7 +29,7 @@ async def in_background(function: Callable[[], Result], name: str) -> Result:
             outcome: tuple[Callable[..., None], object] = (done.set_exception, error)
         else:
             outcome = (done.set_result, result)
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop has closed meanwhile
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=work, name=name, daemon=True).start()

@@ -149,8 +149,10 @@ class ResidentModel:
         return min(of_model, self._config.model.context_tokens or of_model)
 
     def _progress(self, fraction: float, doing: str) -> None:
-        if doing != self.doing:
-            log.info("%s: %s", self.model_id, doing)
+        """Logs each new step, and every tenth of a long one."""
+        step, earlier_step = doing.partition(",")[0], self.doing.partition(",")[0]
+        if step != earlier_step or int(10 * fraction) > int(10 * self.fraction):
+            log.info("%s: %s (%.0f %%)", self.model_id, doing, 100 * fraction)
         self.fraction, self.doing = fraction, doing
 
     def _set_fraction(self, fraction: float) -> None:

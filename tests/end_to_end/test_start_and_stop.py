@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,21 @@ def test_a_taken_port_is_named(demo_server: Server) -> None:
     )
     assert run.returncode == 2
     assert f"127.0.0.1:{port} is in use" in run.stderr
+
+
+async def test_a_second_signal_ends_the_grace_period(start_server: StartServer) -> None:
+    server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="600")
+    body = STORY | {"max_tokens": 4000, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        await _first_token(lines)
+        server.process.terminate()
+        server.wait_for_log("stopping")
+        server.process.terminate()
+        with suppress(httpx.RemoteProtocolError):
+            async for _ in lines:
+                pass
+    assert server.process.wait(timeout=30) == 0

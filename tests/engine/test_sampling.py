@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.generation.request import Sampling
-from gateway.hardware.blas import Blas
 
 VOCABULARY = 50
 PROMPT = [3, 4, 5, 3]
-pytestmark = pytest.mark.usefixtures("blas")
 
 
 def row(sampling: Sampling, seed: int = 1, top_logprobs: int | None = None) -> Any:
@@ -67,9 +65,7 @@ samplings = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(samplings, st.integers(0, 2**63 - 1)), min_size=1, max_size=6), st.integers(0, 1000))
-def test_a_row_draws_the_same_token_alone_and_in_a_crowd(
-    blas: Blas, drawn: list[tuple[Sampling, int]], logits_seed: int
-) -> None:
+def test_a_row_draws_the_same_token_alone_and_in_a_crowd(drawn: list[tuple[Sampling, int]], logits_seed: int) -> None:
     steps = np.random.default_rng(logits_seed).normal(0, 3, (4, len(drawn), VOCABULARY))
     crowd = [row(sampling, seed) for sampling, seed in drawn]
     together: list[list[int]] = []
@@ -85,7 +81,7 @@ def test_a_row_draws_the_same_token_alone_and_in_a_crowd(
 
 @settings(max_examples=60, deadline=None)
 @given(samplings.filter(lambda s: s.temperature > 0), st.integers(0, 1000))
-def test_only_tokens_that_the_settings_leave_are_drawn(blas: Blas, sampling: Sampling, seed: int) -> None:
+def test_only_tokens_that_the_settings_leave_are_drawn(sampling: Sampling, seed: int) -> None:
     plain = Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
     logits = np.random.default_rng(seed).normal(0, 2, VOCABULARY)
     rows = [row(plain, draw_seed) for draw_seed in range(64)]
