@@ -32,15 +32,21 @@ class RowToken:
     finish: FinishReason | None
 
 
+PREFILL_ROWS = 8
+"""Prompts computed together (mlx-lm's default)."""
+
+SMALLEST_CHUNK_TOKENS = 32
+"""Of one prompt; with fewer, the cost of a call outweighs its work."""
+
+
 class Batch:
     """Rows that share forward passes; rows join and leave between steps."""
 
     def __init__(self, model: Any, max_rows: int, prefill_chunk_tokens: int) -> None:
+        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self._prefilling: set[int] = set()
         self._generator = _SamplingGenerator(
-            model,
-            completion_batch_size=max_rows,
-            prefill_batch_size=min(8, max_rows),
-            prefill_step_size=prefill_chunk_tokens,
+            model, completion_batch_size=max_rows, prefill_batch_size=min(PREFILL_ROWS, max_rows)
         )
 
     def insert(self, prompt: Sequence[int], max_tokens: int, end_tokens: frozenset[int], sampling: RowSampling) -> int:
@@ -51,15 +57,24 @@ class Batch:
             samplers=[sampling],
             stop_sequences=[StopSequences([[token] for token in sorted(end_tokens)])],
         )
+        self._prefilling.add(row)
         return int(row)
 
     def remove(self, rows: Sequence[int]) -> None:
         """Frees rows at whatever stage they are; unknown numbers are ignored."""
         self._generator.remove(list(rows))
+        self._prefilling.difference_update(rows)
 
     def step(self) -> list[RowToken]:
-        """One decode step for the rows that have started and at most one prompt chunk for those that have not."""
+        """One decode step for the rows that have started, and one chunk of the prompts of those that have not.
+
+        The chunk is `prefill_chunk_tokens` for all prompts together (but not too few of each), so that it
+        stalls the others no longer when many come at once.
+        """
+        prompts = min(PREFILL_ROWS, len(self._prefilling)) or 1
+        self._generator.prefill_step_size = max(SMALLEST_CHUNK_TOKENS, self._prefill_chunk_tokens // prompts)
         _, responses = self._generator.next()
+        self._prefilling.difference_update(response.uid for response in responses)
         return [
             RowToken(response.uid, response.token, response.logprobs, response.finish_reason) for response in responses
         ]

@@ -7,10 +7,10 @@ mlx import here, for that reason.
 
 import ctypes
 import ctypes.util
-import importlib.util
 import os
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 INSTALL_HINT = "install OpenBLAS for about 20 times the speed: pip install 'mlx-gateway[cpu-fast]'"
@@ -38,9 +38,11 @@ class BlasUnavailable(Exception):
 def load_blas(choice: str, threads: int, runtime_directory: Path) -> Blas:
     """Makes OpenBLAS the process's BLAS; call once, before the first import of mlx.
 
-    `choice` is `auto`, `none` or a path to a library that exports `cblas_sgemm`. `threads` 0 means one per core this
-    process may run on. `runtime_directory` is where a Fortran runtime may be put (see `_provide_fortran_runtime`).
-    Raises `BlasUnavailable` only for a path that was asked for by name; `auto` falls back to what mlx brings.
+    `choice` is `auto`, `none` or a path to a library that exports `cblas_sgemm`. `threads` 0 means one per core
+    this process may run on: with the gateway's own HTTP side and eight clients beside it on two cores, two
+    threads gave 1.3 times the tokens of one (`python -m loadtests.compare --only gateway`). `runtime_directory`
+    is where a Fortran runtime may be put (see `_provide_fortran_runtime`). Raises `BlasUnavailable` only for a
+    path that was asked for by name; `auto` falls back to what mlx brings.
     """
     if sys.platform != "linux":
         return ACCELERATE
@@ -60,9 +62,8 @@ def load_blas(choice: str, threads: int, runtime_directory: Path) -> Blas:
 def _candidates(runtime_directory: Path) -> list[Path]:
     """The wheel of the `cpu-fast` extra first (newer kernels), then the system's library."""
     candidates = []
-    cmeel = _package_directory("cmeel")
-    wheel = cmeel.parent / "cmeel.prefix" / "lib" / "libopenblas.so" if cmeel else None
-    if wheel and wheel.exists():
+    wheel = _installed_file("cmeel-openblas", "cmeel.prefix/lib/libopenblas.so")
+    if wheel:
         _provide_fortran_runtime(runtime_directory)
         candidates.append(wheel)
     system = ctypes.util.find_library("openblas")
@@ -95,9 +96,8 @@ def _provide_fortran_runtime(directory: Path) -> None:
         ctypes.CDLL("libgfortran.so.5", mode=ctypes.RTLD_GLOBAL)
         return
     except OSError:
-        mlx = _package_directory("mlx")
-    bundled = mlx.parent / "mlx_cpu.libs" if mlx else None
-    if bundled is None or not bundled.is_dir():
+        bundled = _installed_file("mlx-cpu", "mlx_cpu.libs")
+    if bundled is None:
         return
     for quadmath in bundled.glob("libquadmath-*.so*"):
         ctypes.CDLL(str(quadmath), mode=ctypes.RTLD_GLOBAL)
@@ -117,8 +117,10 @@ def _copy_with_plain_soname(mangled: Path, copy: Path) -> None:
     partial.replace(copy)
 
 
-def _package_directory(name: str) -> Path | None:
-    """Where a package lies, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else None
+def _installed_file(distribution: str, path: str) -> Path | None:
+    """A file or folder of an installed distribution, found without importing anything of it."""
+    try:
+        file = Path(str(metadata.distribution(distribution).locate_file(path)))
+    except metadata.PackageNotFoundError:
+        return None
+    return file if file.exists() else None
