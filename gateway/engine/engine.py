@@ -121,10 +121,11 @@ class Engine:
         for ticket in list(self._outstanding):
             self._forget(ticket).fail(error)
 
-    def _cancel(self, ticket: int) -> None:
-        if ticket in self._outstanding:
-            self._forget(ticket)
-            self._thread.post(lambda: self._worker.cancel(ticket) if self._worker else None)
+    def _cancel(self, ticket: int, choice: int | None) -> None:
+        if outstanding := self._outstanding.get(ticket):
+            if choice is None or outstanding.stream.complete:
+                self._forget(ticket)
+            self._thread.post(lambda: self._worker.cancel(ticket, choice) if self._worker else None)
 
     def _on_event_loop(self, function: Callable[..., None]) -> Callable[..., None]:
         """`function` as the MLX thread may call it: it runs on the event loop, in order."""

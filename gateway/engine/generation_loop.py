@@ -43,10 +43,13 @@ class GenerationLoop:
     def submit(self, ticket: int, request: TokenRequest) -> None:
         self._waiting[ticket] = request
 
-    def cancel(self, ticket: int) -> None:
-        """Frees the ticket's rows at whatever stage they are; nothing more is reported for it."""
-        if self._waiting.pop(ticket, None) is None:
-            self._drop_rows(ticket)
+    def cancel(self, ticket: int, choice: int | None = None) -> None:
+        """Frees the rows of a ticket, or of one of its choices, at whatever stage they are.
+
+        Nothing more is reported for them.
+        """
+        if choice is not None or self._waiting.pop(ticket, None) is None:
+            self._drop_rows(ticket, choice)
         self._publish(StepReport())
 
     def step(self) -> None:
@@ -94,8 +97,8 @@ class GenerationLoop:
             del self._rows[row_token.row]
         report.tokens.append((ticket, GeneratedToken(choice, row_token.token, row_token.scores, row_token.finish)))
 
-    def _drop_rows(self, ticket: int) -> None:
-        rows = [row for row, (owner, _) in self._rows.items() if owner == ticket]
+    def _drop_rows(self, ticket: int, choice: int | None = None) -> None:
+        rows = [row for row, owner in self._rows.items() if owner[0] == ticket and choice in (None, owner[1])]
         for row in rows:
             del self._rows[row]
         self._batch.remove(rows)

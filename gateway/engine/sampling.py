@@ -16,6 +16,9 @@ from gateway.generation.request import Sampling
 # A multiple of 2**-23 times a float32 total is always below that total, so the inversion never runs past the end.
 UNIFORM_BITS = 23
 
+# Dividing logits by less than this overflows float32; the largest logit would win anyway.
+SMALLEST_TEMPERATURE = 1e-5
+
 
 class RowSampling:
     """One row's settings and what its next choice depends on. Owned by the MLX thread."""
@@ -39,6 +42,10 @@ class RowSampling:
     @property
     def adjusts_logits(self) -> bool:
         return self._bias is not None or self._generated is not None or self._seen is not None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.sampling.temperature < SMALLEST_TEMPERATURE
 
     @property
     def needs_sorting(self) -> bool:
@@ -78,8 +85,8 @@ def sample(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
         adjusted = [row.adjust(logits[i]) if row.adjusts_logits else logits[i] for i, row in enumerate(rows)]
         logits = mx.stack(adjusted)
     tokens = mx.argmax(logits, axis=-1).astype(mx.uint32)
-    plain = [i for i, row in enumerate(rows) if row.sampling.temperature > 0 and not row.needs_sorting]
-    sorting = [i for i, row in enumerate(rows) if row.sampling.temperature > 0 and row.needs_sorting]
+    plain = [i for i, row in enumerate(rows) if not (row.is_greedy or row.needs_sorting)]
+    sorting = [i for i, row in enumerate(rows) if row.needs_sorting and not row.is_greedy]
     for indices, draw in ((plain, _draw_plain), (sorting, _draw_sorted)):
         if indices:
             where = mx.array(indices)

@@ -63,13 +63,17 @@ class StepReport:
     closed: GatewayError | None = None
 
 
+Cancel = Callable[[int, int | None], None]
+"""Takes a ticket, and one of its choices or None for all."""
+
+
 class TokenStream:
     """One request's tokens as they arrive; read by the request's task, fed by the engine on the same event loop."""
 
-    def __init__(self, ticket: int, choices: int, cancel: Callable[[int], None]) -> None:
+    def __init__(self, ticket: int, choices: int, cancel: Cancel) -> None:
         self.ticket = ticket
         self.choices = choices
-        self._unfinished = choices
+        self._unfinished = set(range(choices))
         self._cancel = cancel
         self._tokens: deque[GeneratedToken] = deque()
         self._error: GatewayError | None = None
@@ -78,12 +82,14 @@ class TokenStream:
     @property
     def complete(self) -> bool:
         """Nothing more will arrive."""
-        return self._unfinished == 0 or self._error is not None
+        return not self._unfinished or self._error is not None
 
     def feed(self, token: GeneratedToken) -> None:
+        if token.choice not in self._unfinished:
+            return  # on its way when the reader stopped it
         self._tokens.append(token)
         if token.finish:
-            self._unfinished -= 1
+            self._unfinished.discard(token.choice)
         self._changed.set()
 
     def fail(self, error: GatewayError) -> None:
@@ -106,6 +112,12 @@ class TokenStream:
         self._tokens.clear()
         return tokens
 
+    def stop(self, choice: int) -> None:
+        """The reader has all it wants of this choice: its row is freed, the others go on."""
+        if choice in self._unfinished:
+            self._unfinished.discard(choice)
+            self._cancel(self.ticket, choice)
+
     def cancel(self) -> None:
         """The reader is gone: frees the rows before the next step. Harmless after the end."""
-        self._cancel(self.ticket)
+        self._cancel(self.ticket, None)

@@ -95,5 +95,6 @@ async def _answer(
                 yield delta
             if reason := answers[index].finish_reason:
                 unfinished.discard(index)
+                stream.stop(index)
                 model.metrics.choice_ended(reason)
                 yield ChoiceFinished(index, reason)

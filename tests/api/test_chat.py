@@ -107,6 +107,17 @@ async def test_n_choices_have_their_own_seeds(client: httpx.AsyncClient) -> None
     assert streamed == texts
 
 
+async def test_a_choice_that_meets_its_stop_string_ends_alone(client: httpx.AsyncClient) -> None:
+    settings = {"temperature": 1, "seed": 7, "n": 2, "max_tokens": 30}
+    free = [choice["message"]["content"] for choice in (await answer(client, **settings))["choices"]]
+    stop = next(free[0][i : i + 4] for i in range(8, len(free[0])) if free[0][i : i + 4] not in free[1])
+    stopped, other = (await answer(client, **settings, stop=stop))["choices"]
+    assert (stopped["finish_reason"], other["finish_reason"]) == ("stop", "length")
+    assert stopped["message"]["content"] == free[0][: free[0].index(stop)]
+    assert other["message"]["content"] == free[1]
+    assert (await client.get("/metrics")).text.count('num_requests_running{model_name="tiny"} 0.0') == 1
+
+
 async def test_logprobs_are_probabilities_of_the_tokens(client: httpx.AsyncClient) -> None:
     content = await answer(client, logprobs=True, top_logprobs=3)
     entries = content["choices"][0]["logprobs"]["content"]

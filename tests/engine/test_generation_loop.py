@@ -168,6 +168,16 @@ def test_cancel_frees_the_row_at_every_stage(bench: Bench, tiny_model: Any, step
     assert bench.ids(2) == greedy_alone(tiny_model, prompt(6), 12)
 
 
+def test_one_choice_can_be_cancelled(bench: Bench) -> None:
+    bench.loop.submit(1, request(prompt(9), seeds=(5, 6), max_tokens=20))
+    bench.steps(5)
+    bench.loop.cancel(1, 0)
+    assert bench.reports[-1].running == 1
+    seen = len(bench.ids(1, choice=0))
+    bench.run()
+    assert (len(bench.ids(1, choice=0)), len(bench.ids(1, choice=1))) == (seen, 20)
+
+
 def test_cancelling_twice_or_after_the_end_is_harmless(bench: Bench) -> None:
     bench.loop.submit(1, request(prompt(5), max_tokens=2))
     bench.run()

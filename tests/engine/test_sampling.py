@@ -112,6 +112,13 @@ def test_greedy_takes_the_largest_logit_whatever_the_neighbours_do() -> None:
     assert tokens[2] == logits[2].argmax()
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-40])
+@pytest.mark.parametrize("top_p", [1.0, 1e-12])
+def test_the_smallest_temperatures_are_greedy(temperature: float, top_p: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 30, size=(1, VOCABULARY))
+    assert draw(logits, [row(Sampling(temperature=temperature, top_p=top_p))], [5]) == [logits[0].argmax()]
+
+
 def test_penalties_and_bias_follow_their_formulas() -> None:
     import mlx.core as mx
 
