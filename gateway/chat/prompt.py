@@ -12,6 +12,9 @@ from gateway.generation.request import Message
 LONG_TEXT_CHARACTERS = 20_000
 """Tokenising this much takes around 10 ms; more is done on another thread, so that streams go on."""
 
+TEMPLATE_FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
+"""A template is a program: besides refusing (and being stopped by the sandbox) it may stumble over its input."""
+
 
 class PromptBuilder:
     """Renders and tokenises for one model; stateless, so any thread may use it.
@@ -37,7 +40,7 @@ class PromptBuilder:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except TEMPLATE_FAILURES as error:
             raise InvalidRequest(
                 f"The model's chat template does not accept these messages: {error}", param="messages"
             ) from error

@@ -103,7 +103,7 @@ class Engine:
     def submit(self, request: TokenRequest) -> TokenStream:
         """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
         if self._failure:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
         rows = len(request.seeds)
         waiting = max(0, self._outstanding_rows - self._config.max_running)
         if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:

@@ -103,7 +103,7 @@ class TokenStream:
         """
         while not self._tokens:
             if self._error:
-                raise self._error
+                raise self._error.with_traceback(None)  # perhaps shared: keep no other request's frames
             if not self._unfinished:
                 return []
             self._changed.clear()

@@ -9,7 +9,7 @@ from gateway.config import Config
 from gateway.engine.mlx_thread import MlxThread
 from gateway.errors import ModelNotFound, ShuttingDown
 from gateway.hardware.blas import Blas
-from gateway.model_pool.resident_model import ResidentModel, TextModel
+from gateway.model_pool.resident_model import ModelState, ResidentModel, TextModel
 from gateway.model_store.sources import read_source
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
@@ -29,7 +29,7 @@ class ModelPool:
     @property
     def ready(self) -> bool:
         """Every model can serve."""
-        return not self._draining and all(model.ready for model in self._models.values())
+        return not self._draining and all(m.state is ModelState.READY for m in self._models.values())
 
     @property
     def models(self) -> list[ResidentModel]:

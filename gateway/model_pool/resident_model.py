@@ -58,9 +58,9 @@ class ResidentModel:
     ) -> None:
         self.model_id = model_id
         self.created = int(time.time())
-        self.state = ModelState.LOCATING
-        self.doing = "looking for the model's files"
-        self.fraction = 0.0
+        self._state = ModelState.LOCATING
+        self._doing = "looking for the model's files"
+        self._fraction = 0.0
         self._config = config
         self._store = store
         self._thread = thread
@@ -76,8 +76,18 @@ class ResidentModel:
         return self._engine.failure
 
     @property
-    def ready(self) -> bool:
-        return self.state is ModelState.READY and self.failure is None
+    def state(self) -> ModelState:
+        return ModelState.FAILED if self.failure else self._state
+
+    @property
+    def doing(self) -> str:
+        """What is still happening, or what went wrong, in words."""
+        return str(self.failure) if self.failure else self._doing
+
+    @property
+    def fraction(self) -> float:
+        """How far `doing` is, 0 to 1."""
+        return self._fraction
 
     @property
     def context_tokens(self) -> int | None:
@@ -88,7 +98,7 @@ class ResidentModel:
         """Waits until requests can be understood and queued. Raises why the model cannot serve."""
         await self._decided.wait()
         if self.failure:
-            raise self.failure
+            raise self.failure.with_traceback(None)  # shared by many requests: keep none of their frames
         assert self._text is not None
         return self._text
 
@@ -110,7 +120,7 @@ class ResidentModel:
     async def _load(self) -> None:
         started = time.perf_counter()
         folder = await self._locate()
-        self.state, self.doing, self.fraction = ModelState.LOADING, "reading the tokenizer", 0.0
+        self._state, self._doing, self._fraction = ModelState.LOADING, "reading the tokenizer", 0.0
         side = await asyncio.wrap_future(self._thread.run(lambda: _load_text_side(folder)))
         self._text = TextModel(
             side.tokenizer,
@@ -120,9 +130,9 @@ class ResidentModel:
             self._metrics,
         )
         self._decided.set()
-        self.doing = "loading the weights"
+        self._doing = "loading the weights"
         ready = await self._engine.load(folder, self._config.hardware, self._blas, self._set_fraction)
-        self.state, self.doing = ModelState.READY, "ready"
+        self._state, self._doing = ModelState.READY, "ready"
         seconds = time.perf_counter() - started
         self._metrics.load_seconds.set(seconds)
         self._metrics.weight_bytes.set(ready.weight_bytes)
@@ -150,16 +160,15 @@ class ResidentModel:
 
     def _progress(self, fraction: float, doing: str) -> None:
         """Logs each new step, and every tenth of a long one."""
-        step, earlier_step = doing.partition(",")[0], self.doing.partition(",")[0]
-        if step != earlier_step or int(10 * fraction) > int(10 * self.fraction):
+        step, earlier_step = doing.partition(",")[0], self._doing.partition(",")[0]
+        if step != earlier_step or int(10 * fraction) > int(10 * self._fraction):
             log.info("%s: %s (%.0f %%)", self.model_id, doing, 100 * fraction)
-        self.fraction, self.doing = fraction, doing
+        self._fraction, self._doing = fraction, doing
 
     def _set_fraction(self, fraction: float) -> None:
-        self.fraction = fraction
+        self._fraction = fraction
 
     def _fail(self, error: GatewayError) -> None:
-        self.state, self.doing = ModelState.FAILED, str(error)
         self._engine.fail(error)
         self._decided.set()
 
