@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,24 @@ async def test_a_stream_begins_although_the_load_goes_on(start_server: StartServ
     assert bad.ended_with_done
 
 
-async def test_sigterm_lets_a_request_finish_and_refuses_new_ones(start_server: StartServer) -> None:
-    server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="60")
+@asynccontextmanager
+async def story(server: Server, max_tokens: int) -> AsyncIterator[tuple[httpx.AsyncClient, AsyncIterator[str]]]:
+    """A client and the lines of its stream, from the one with the first token on."""
+    body = STORY | {"max_tokens": max_tokens, "stream": True}
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-        client.stream("POST", "/v1/chat/completions", json=STORY | {"max_tokens": 40, "stream": True}) as long,
+        client.stream("POST", "/v1/chat/completions", json=body) as response,
     ):
-        lines = long.aiter_lines()
-        await _first_token(lines)
+        lines = response.aiter_lines()
+        async for line in lines:
+            if '"content":"' in line and '"content":""' not in line:
+                break
+        yield client, lines
+
+
+async def test_sigterm_lets_a_request_finish_and_refuses_new_ones(start_server: StartServer) -> None:
+    server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="60")
+    async with story(server, max_tokens=40) as (client, lines):
         server.process.terminate()
         server.wait_for_log("stopping")
         refused = await client.post("/v1/chat/completions", json=STORY)
@@ -107,13 +118,7 @@ async def test_sigterm_lets_a_request_finish_and_refuses_new_ones(start_server: 
 
 async def test_after_the_grace_period_clients_are_told(start_server: StartServer) -> None:
     server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="0.1")
-    body = STORY | {"max_tokens": 4000, "stream": True}
-    async with (
-        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as response,
-    ):
-        lines = response.aiter_lines()
-        await _first_token(lines)
+    async with story(server, max_tokens=4000) as (_, lines):
         server.process.terminate()
         rest = [line async for line in lines if line.startswith("data: ")]
     assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
@@ -121,10 +126,16 @@ async def test_after_the_grace_period_clients_are_told(start_server: StartServer
     assert server.process.wait(timeout=30) == 0
 
 
-async def _first_token(lines: Any) -> None:
-    async for line in lines:
-        if '"content":"' in line and '"content":""' not in line:
-            return
+async def test_a_second_signal_ends_the_grace_period(start_server: StartServer) -> None:
+    server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="600")
+    async with story(server, max_tokens=4000) as (_, lines):
+        server.process.terminate()
+        server.wait_for_log("stopping")
+        server.process.terminate()
+        with suppress(httpx.RemoteProtocolError):
+            async for _line in lines:
+                pass
+    assert server.process.wait(timeout=30) == 0
 
 
 def test_sigterm_during_the_load_is_clean(start_server: StartServer) -> None:
@@ -212,21 +223,3 @@ def test_a_taken_port_is_named(demo_server: Server) -> None:
     )
     assert run.returncode == 2
     assert f"127.0.0.1:{port} is in use" in run.stderr
-
-
-async def test_a_second_signal_ends_the_grace_period(start_server: StartServer) -> None:
-    server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="600")
-    body = STORY | {"max_tokens": 4000, "stream": True}
-    async with (
-        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as response,
-    ):
-        lines = response.aiter_lines()
-        await _first_token(lines)
-        server.process.terminate()
-        server.wait_for_log("stopping")
-        server.process.terminate()
-        with suppress(httpx.RemoteProtocolError):
-            async for _ in lines:
-                pass
-    assert server.process.wait(timeout=30) == 0
