@@ -1,7 +1,5 @@
 """From token ids back to text, one piece at a time."""
 
-from typing import Any
-
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -9,7 +7,8 @@ from tokenizers.decoders import DecodeStream
 class Detokenizer:
     """The text of one choice as its tokens arrive: `feed` each id, then `finish`.
 
-    A piece is held back until its last character is whole; the pieces together are the text of all ids.
+    A piece is held back until its last character is whole; the pieces together are the text of all ids (where
+    bytes make no character, perhaps with another number of U+FFFD).
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -18,7 +17,12 @@ class Detokenizer:
         self._held: list[int] = []
 
     def feed(self, token: int) -> str:
-        text: str | None = self._stream.step(self._tokenizer, token)
+        try:
+            text: str | None = self._stream.step(self._tokenizer, token)
+        except Exception:  # noqa: BLE001  (the library raises nothing narrower)
+            # Byte tokens that a later token shows to be no character: what was held is replacement characters.
+            text = self._tokenizer.decode([*self._held, token], skip_special_tokens=True)
+            self._stream = DecodeStream([token], skip_special_tokens=True)
         if text is None:
             self._held.append(token)
             return ""
@@ -35,21 +39,20 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._byte_level = type(tokenizer.decoder).__name__ == "ByteLevel"
+        self._byte_level = "ByteLevel(" in repr(tokenizer.decoder)  # alone or in a sequence
 
     def text(self, token: int) -> str:
-        return self._tokenizer.decode([token], skip_special_tokens=False)
+        """The token's text; U+FFFD stands for part of a character."""
+        return self.utf8(token).decode(errors="replace")
 
     def utf8(self, token: int) -> bytes:
-        """The token's bytes, which may be part of a character (then its text holds U+FFFD)."""
-        piece: Any = self._tokenizer.id_to_token(token)
-        if piece is None:
-            return b""
+        """The token's bytes, which may be part of a character; none for ids that only the model has."""
+        piece: str = self._tokenizer.id_to_token(token) or ""
         if self._byte_level and all(character in BYTE_OF_CHARACTER for character in piece):
             return bytes(BYTE_OF_CHARACTER[character] for character in piece)
         if len(piece) == 6 and piece.startswith("<0x"):  # sentencepiece's byte tokens
             return bytes([int(piece[3:5], 16)])
-        return self.text(token).encode()
+        return piece.replace("▁", " ").encode()  # sentencepiece's space
 
 
 def _byte_of_character() -> dict[str, int]:

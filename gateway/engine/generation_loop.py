@@ -8,7 +8,7 @@ from gateway.engine.batch import Batch, RowToken
 from gateway.engine.sampling import RowSampling
 from gateway.engine.scheduling import requests_to_start
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
-from gateway.errors import GatewayError, GenerationFailed, ModelUnavailable, ShuttingDown
+from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +80,28 @@ class GenerationLoop:
             ticket, request = self._waiting.popitem(last=False)
             try:
                 self._insert(ticket, request)
+            except InvalidRequest as error:
+                report.failures.append((ticket, error))
             except Exception as error:
                 log.exception("a request could not be started")
                 self._drop_rows(ticket)
                 report.failures.append((ticket, GenerationFailed(f"The request could not be started: {error}")))
 
     def _insert(self, ticket: int, request: TokenRequest) -> None:
+        self._check_tokens(request)
         for choice, seed in enumerate(request.seeds):
             sampling = RowSampling(request.sampling, seed, request.prompt, self._vocabulary, request.top_logprobs)
             row = self._batch.insert(request.prompt, request.max_tokens, request.end_tokens, sampling)
             self._rows[row] = (ticket, choice)
+
+    def _check_tokens(self, request: TokenRequest) -> None:
+        """mlx does not check indices: a token beyond the model's own (a tokenizer may have more) reads foreign
+        memory."""
+        for param, tokens in (("messages", request.prompt), ("logit_bias", request.sampling.logit_bias)):
+            if (largest := max(tokens, default=0)) >= self._vocabulary:
+                raise InvalidRequest(
+                    f"{param} holds token {largest}, but this model's tokens are 0 to {self._vocabulary - 1}.", param
+                )
 
     def _note(self, row_token: RowToken, report: StepReport) -> None:
         ticket, choice = self._rows[row_token.row]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from gateway.chat.answer import Answer
 from gateway.chat.detokenizer import Detokenizer, TokenTexts
@@ -53,6 +53,36 @@ def test_the_bytes_of_tokens_are_the_bytes_of_the_text(tokenizer: Tokenizer, tex
     utf8 = b"".join(texts.utf8(token) for token in ids)
     # Not always `text`: this model's vocabulary lacks a few bytes, such as U+0016's.
     assert utf8.decode(errors="replace") == tokenizer.decode(ids, skip_special_tokens=False)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece() -> Tokenizer:
+    """Like Llama 2's and Gemma's: spaces as U+2581, and a token for each byte."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁world", "▁", "a", "é", "▁é"]
+    vocabulary = {piece: token for token, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+@settings(max_examples=300, deadline=None)
+@given(ids=st.lists(st.integers(1, 262) | st.integers(257, 262), max_size=20))
+def test_byte_tokens_that_make_no_character_lose_nothing_else(sentencepiece: Tokenizer, ids: list[int]) -> None:
+    once = sentencepiece.decode(ids)
+    streamed = "".join(pieces(sentencepiece, ids))
+    assert streamed == once or "\ufffd" in once
+    for word in ("Hello", "world", "é"):  # whole tokens, whatever bytes are around them
+        assert streamed.count(word) >= ids.count(sentencepiece.get_vocab().get(f"▁{word}", 0))
+
+
+def test_sentencepiece_tokens_keep_their_spaces_and_bytes(sentencepiece: Tokenizer) -> None:
+    texts = TokenTexts(sentencepiece)
+    hello, first_byte = (sentencepiece.get_vocab()[piece] for piece in ("▁Hello", "<0xC3>"))
+    assert (texts.text(hello), texts.utf8(hello)) == (" Hello", b" Hello")
+    assert (texts.text(first_byte), texts.utf8(first_byte)) == ("\ufffd", b"\xc3")
+    assert texts.utf8(99_999) == b""
 
 
 def feed(answer: Answer, ids: list[int], finish: str | None) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
-from gateway.errors import GatewayError, GenerationFailed, ModelUnavailable, ShuttingDown
+from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
 from gateway.generation.request import Sampling
 
 PREFILL_CHUNK = 16
@@ -223,6 +223,18 @@ def test_a_request_that_cannot_start_fails_alone(bench: Bench) -> None:
     bench.loop.submit(2, request(prompt(4), max_tokens=4))
     bench.run()
     assert isinstance(bench.failures[1], GenerationFailed)
+    assert len(bench.ids(2)) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [request([5, 60_000]), request([5], sampling=Sampling(logit_bias={60_000: 1.0}))], ids=["prompt", "bias"]
+)
+def test_tokens_that_the_model_does_not_have_are_refused(bench: Bench, wrong: TokenRequest) -> None:
+    """A tokenizer may have more tokens than the model; mlx would read and write beyond its arrays."""
+    bench.loop.submit(1, wrong)
+    bench.loop.submit(2, request(prompt(4), max_tokens=4))
+    bench.run()
+    assert isinstance(bench.failures[1], InvalidRequest)
     assert len(bench.ids(2)) == 4
 
 
