@@ -62,7 +62,8 @@ class Batch:
 
     def remove(self, rows: Sequence[int]) -> None:
         """Frees rows at whatever stage they are; unknown numbers are ignored."""
-        self._generator.remove(list(rows))
+        with mx.stream(self._generator.stream):
+            self._generator.remove(list(rows))
         self._prefilling.difference_update(rows)
 
     def step(self) -> list[RowToken]:

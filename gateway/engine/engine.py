@@ -18,8 +18,8 @@ from gateway.observability.metrics import ModelMetrics
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
     from gateway.engine.generation_loop import GenerationLoop
 
-FIRST_GUESS_SECONDS = 5.0
-"""A request's duration before any has finished, for `Retry-After`."""
+FIRST_GUESS_SECONDS = 1.0
+"""Between two requests' ends while the batch is full, before that was measured; for `Retry-After`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class Engine:
         self._tickets = itertools.count(1)
         self._outstanding: dict[int, _Outstanding] = {}
         self._outstanding_rows = 0
-        self._mean_seconds = FIRST_GUESS_SECONDS
+        self._seconds_per_request = FIRST_GUESS_SECONDS
+        self._last_end = 0.0
         self._failure: GatewayError | None = None
         self._worker: GenerationLoop | None = None
 
@@ -143,7 +144,6 @@ class Engine:
             if outstanding := self._outstanding.get(ticket):
                 outstanding.stream.feed(token)
                 if outstanding.stream.complete:
-                    self._learn_duration(outstanding)
                     self._forget(ticket)
         for ticket, error in report.failures:
             if ticket in self._outstanding:
@@ -152,15 +152,15 @@ class Engine:
             self.fail(report.closed)
 
     def _forget(self, ticket: int) -> TokenStream:
-        stream = self._outstanding.pop(ticket).stream
-        self._outstanding_rows -= stream.choices
-        return stream
-
-    def _learn_duration(self, finished: _Outstanding) -> None:
-        seconds = self._event_loop.time() - finished.submitted_at
-        self._mean_seconds += 0.1 * (seconds - self._mean_seconds)
+        outstanding = self._outstanding.pop(ticket)
+        now = self._event_loop.time()
+        if self._outstanding_rows >= self._config.max_running:  # else nobody waits for this end
+            seconds = now - max(self._last_end, outstanding.submitted_at)
+            self._seconds_per_request += 0.1 * (seconds - self._seconds_per_request)
+        self._last_end = now
+        self._outstanding_rows -= outstanding.stream.choices
+        return outstanding.stream
 
     def _retry_after_seconds(self, waiting: int) -> int:
-        """When a place in the queue should be free, from how long requests took lately; 1 to 60."""
-        rounds = (waiting + 1) / self._config.max_running
-        return max(1, min(60, math.ceil(rounds * self._mean_seconds)))
+        """When a place in the queue should be free, from how fast requests ended lately; 1 to 60."""
+        return max(1, min(60, math.ceil((waiting + 1) * self._seconds_per_request)))

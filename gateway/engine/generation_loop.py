@@ -71,8 +71,8 @@ class GenerationLoop:
             reason = ModelUnavailable(f"The model's engine stopped and cannot go on: {error}")
         self._rows.clear()
         self._waiting.clear()
+        self._publish(StepReport(closed=reason))  # first: whoever waits must hear of it whatever happens next
         self._batch.close()
-        self._publish(StepReport(closed=reason))
 
     def _start_waiting(self, report: StepReport) -> None:
         widths = (len(request.seeds) for request in self._waiting.values())

@@ -102,7 +102,10 @@ class MlxThread:
                 return True
             if command is None:
                 return False
-            command()
+            try:
+                command()
+            except Exception:
+                log.exception("a command failed; the thread goes on")
             wait = False
 
     def _step(self, worker: Worker) -> None:

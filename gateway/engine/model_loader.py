@@ -24,10 +24,12 @@ UNSTATED_CONTEXT_TOKENS = 4096
 class TextSide:
     """What is needed to understand a request before the weights are there.
 
-    `tokenizer` is an mlx-lm `TokenizerWrapper`; generation ends at one of `end_tokens`.
+    `tokenizer` is an mlx-lm `TokenizerWrapper`; generation ends at one of `end_tokens`. Token ids are below
+    `vocabulary`: a tokenizer may have more than its model.
     """
 
     tokenizer: Any
+    vocabulary: int
     context_tokens: int
     end_tokens: frozenset[int]
 
@@ -53,7 +55,9 @@ def load_text_side(folder: Path) -> TextSide:
     )
     if not tokenizer.has_chat_template:
         raise ModelFilesInvalid(folder, "the tokenizer has no chat template, so the model cannot hold a conversation")
-    return TextSide(tokenizer, _context_tokens(config), frozenset(tokenizer.eos_token_ids))
+    return TextSide(
+        tokenizer, _vocabulary(config, tokenizer), _context_tokens(config), frozenset(tokenizer.eos_token_ids)
+    )
 
 
 def load_model(folder: Path, dtype: mx.Dtype | None, progress: Callable[[float], None]) -> LoadedModel:
@@ -92,6 +96,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "gateway never does. Use a model of an architecture that mlx-lm knows."
         )
     return config
+
+
+def _vocabulary(config: dict[str, Any], tokenizer: Any) -> int:
+    of_tokenizer: int = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+    stated = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return min(of_tokenizer, int(stated)) if isinstance(stated, int) and stated > 0 else of_tokenizer
 
 
 def _context_tokens(config: dict[str, Any]) -> int:

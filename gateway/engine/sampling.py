@@ -1,7 +1,9 @@
 """Choosing the next token of every row of a batch. Runs on the MLX thread.
 
-A row's choice depends on its own logits, settings, seed and position, never on its neighbours: each random row
-draws one uniform number from (seed, position) and inverts its own cumulative distribution.
+A row's choice depends on its own logits, settings, seed and position, never on its neighbours: a random row
+takes the token whose logit plus Gumbel noise is largest (which draws from the softmax), and the noise of each
+token comes from seed and position. Rounding that differs with the size of the batch then matters no more than
+for a greedy row: in a near tie only.
 """
 
 from collections.abc import Sequence
@@ -12,9 +14,6 @@ import mlx.core as mx
 
 from gateway.engine.token_stream import TokenScores
 from gateway.generation.request import Sampling
-
-# A multiple of 2**-23 times a float32 total is always below that total, so the inversion never runs past the end.
-UNIFORM_BITS = 23
 
 # Dividing logits by less than this overflows float32; the largest logit would win anyway.
 SMALLEST_TEMPERATURE = 1e-5
@@ -72,11 +71,10 @@ class RowSampling:
             logits = mx.where(self._seen, mx.where(logits > 0, logits / penalty, logits * penalty), logits)
         return logits
 
-    def uniform(self) -> float:
-        """A number in [0, 1) that depends on the seed and the position alone."""
-        message = f"{self._seed}:{self._position}".encode()
-        digest = int.from_bytes(blake2b(message, digest_size=8).digest(), "big")
-        return (digest >> (64 - UNIFORM_BITS)) / float(1 << UNIFORM_BITS)
+    def noise(self, vocabulary: int) -> mx.array:
+        """Gumbel noise for every token, which depends on the seed and the position alone."""
+        digest = blake2b(f"{self._seed}:{self._position}".encode(), digest_size=8).digest()
+        return mx.random.gumbel((vocabulary,), key=mx.random.key(int.from_bytes(digest, "big")))
 
 
 def sample(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
@@ -115,42 +113,40 @@ def read_scores(arrays: tuple[mx.array, ...]) -> TokenScores:
 
 
 def _draw_plain(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    probabilities = _probabilities(logits, rows)
-    return _invert(_drop_unlikely(probabilities, mx.max(probabilities, axis=-1, keepdims=True), rows), rows)
+    scaled, noisy = _scaled_and_noisy(logits, rows)
+    if any(row.sampling.min_p > 0 for row in rows):
+        probabilities = mx.softmax(scaled, axis=-1)
+        likely = probabilities >= _column(rows, "min_p") * mx.max(probabilities, axis=-1, keepdims=True)
+        noisy = mx.where(likely, noisy, -mx.inf)
+    return mx.argmax(noisy, axis=-1).astype(mx.uint32)
 
 
 def _draw_sorted(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
     """With top-k or top-p: sorts the vocabulary once and keeps a head of it that always holds the likeliest token."""
-    order = mx.argsort(-logits, axis=-1)
-    probabilities = _probabilities(mx.take_along_axis(logits, order, axis=-1), rows)
-    probabilities = _drop_unlikely(probabilities, probabilities[:, :1], rows)
+    scaled, noisy = _scaled_and_noisy(logits, rows)
+    order = mx.argsort(-scaled, axis=-1)
+    probabilities = mx.take_along_axis(mx.softmax(scaled, axis=-1), order, axis=-1)
     vocabulary = logits.shape[-1]
-    top_k = mx.array([[row.sampling.top_k or vocabulary] for row in rows])
-    kept = mx.where(mx.arange(vocabulary) < top_k, probabilities, 0.0)
-    top_p = mx.array([[row.sampling.top_p] for row in rows])
-    mass_before = mx.cumsum(kept, axis=-1) - kept
-    within = (mass_before < top_p * mx.sum(kept, axis=-1, keepdims=True)) | (mx.arange(vocabulary) == 0)
-    picked = _invert(mx.where(within, kept, 0.0), rows)
-    return mx.take_along_axis(order, picked[:, None], axis=-1)[:, 0].astype(mx.uint32)
+    rank = mx.arange(vocabulary)
+    top_k = mx.array([[min(row.sampling.top_k or vocabulary, vocabulary)] for row in rows])
+    kept = (rank < top_k) & (probabilities >= _column(rows, "min_p") * probabilities[:, :1])
+    mass = mx.where(kept, probabilities, 0.0)
+    mass_before = mx.cumsum(mass, axis=-1) - mass
+    nucleus = mass_before < _column(rows, "top_p") * mx.sum(mass, axis=-1, keepdims=True)
+    noisy = mx.take_along_axis(noisy, order, axis=-1)
+    noisy = mx.where((kept & nucleus) | (rank == 0), noisy, -mx.inf)
+    picked = mx.argmax(noisy, axis=-1, keepdims=True)
+    return mx.take_along_axis(order, picked, axis=-1)[:, 0].astype(mx.uint32)
 
 
-def _probabilities(logits: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    temperature = mx.array([[row.sampling.temperature] for row in rows])
-    return mx.softmax(logits.astype(mx.float32) / temperature, axis=-1)
+def _scaled_and_noisy(logits: mx.array, rows: Sequence[RowSampling]) -> tuple[mx.array, mx.array]:
+    """Logits over temperature, and the same with each row's noise added."""
+    scaled = logits.astype(mx.float32) / _column(rows, "temperature")
+    return scaled, scaled + mx.stack([row.noise(logits.shape[-1]) for row in rows])
 
 
-def _drop_unlikely(probabilities: mx.array, largest: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    if not any(row.sampling.min_p > 0 for row in rows):
-        return probabilities
-    min_p = mx.array([[row.sampling.min_p] for row in rows])
-    return mx.where(probabilities < min_p * largest, 0.0, probabilities)
-
-
-def _invert(weights: mx.array, rows: Sequence[RowSampling]) -> mx.array:
-    """Draws an index per row with probability proportional to `weights` (rows, vocabulary)."""
-    cumulative = mx.cumsum(weights, axis=-1)
-    uniform = mx.array([[row.uniform()] for row in rows])
-    return mx.argmax(cumulative > uniform * cumulative[:, -1:], axis=-1).astype(mx.uint32)
+def _column(rows: Sequence[RowSampling], setting: str) -> mx.array:
+    return mx.array([[getattr(row.sampling, setting)] for row in rows])
 
 
 def _bias_vector(logit_bias: dict[int, float], vocabulary: int) -> mx.array | None:

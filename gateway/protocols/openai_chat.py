@@ -45,11 +45,11 @@ class ChatRequest(Struct, frozen=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -96,9 +96,8 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
             param="response_format",
         )
     if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
-        raise UnsupportedParameter(
-            "This server answers with text only; remove modalities and audio.", param="modalities"
-        )
+        name = "modalities" if chat.modalities else "audio"
+        raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
 
 
 def _sampling(chat: ChatRequest) -> Sampling:

@@ -53,6 +53,30 @@ async def test_a_wrong_field(
     await check_error(response, status, param)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top_k": 2**63},
+        {"top_k": 2**31 - 1},
+        {"seed": -(2**63)},
+        {"temperature": 5e-324},
+        {"top_p": 5e-324},
+        {"repetition_penalty": 1e-40},
+        {"max_tokens": 10**30},
+        {"logit_bias": {"49151": -100, "0": 100}},
+    ],
+    ids=str,
+)
+async def test_extreme_numbers_hurt_nobody_else(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    """Served or refused; a neighbour that is generating meanwhile goes on to its end."""
+    neighbour = asyncio.create_task(read_stream(client, GOOD | {"max_tokens": 200}))
+    response = await client.post("/v1/chat/completions", json=GOOD | {"temperature": 1} | fields)
+    assert response.status_code in (200, 400), response.text
+    stream = await neighbour
+    assert not stream.errors
+    assert stream.chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
 async def test_missing_messages(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/chat/completions", json={"model": "tiny"})
     await check_error(response, 400, "messages")
