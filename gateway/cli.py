@@ -2,19 +2,18 @@
 
 import argparse
 import asyncio
-import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from gateway.config import Config, load_config
 from gateway.errors import ConfigError, GatewayError
 from gateway.hardware.blas import BlasUnavailable, load_blas
 from gateway.observability.log_setup import set_up_logging
 from gateway.server import GatewayServer, bind
-
-log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +35,8 @@ def _serve(config: Config) -> int:
     except BlasUnavailable as error:
         raise ConfigError(f"hardware.blas: {error}") from error
     sockets = [bind(config.server.host, config.server.port)]
-    asyncio.run(GatewayServer(config, blas).run(sockets))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(GatewayServer(config, blas).run(sockets))
     return 0
 
 

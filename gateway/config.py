@@ -5,6 +5,7 @@ This is the only module that reads the environment. `config.example.toml` docume
 """
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from msgspec import Meta
 from gateway.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "MLX_GATEWAY_"
+KUBERNETES_SERVICE = re.compile(r"MLX_GATEWAY_(SERVICE_|PORT($|_))")
+"""Set in every container beside a service named mlx-gateway; not ours."""
 
 Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(ge=1)]
@@ -68,7 +71,7 @@ class LogConfig(Section, frozen=True):
 
 
 class Config(Section, frozen=True):
-    """Everything an operator can set; built once by the CLI and passed down by `app.build`."""
+    """Everything an operator can set; built once by the CLI and passed down by `app.App`."""
 
     server: ServerConfig = ServerConfig()
     model: ModelConfig = ModelConfig()
@@ -101,6 +104,7 @@ def load_config(
     except msgspec.ValidationError as error:
         raise ConfigError(f"Configuration is not valid: {error}") from error
     _check_network(config.server)
+    _check_store(config)
     return config
 
 
@@ -116,7 +120,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _environment_values(environment: Mapping[str, str]) -> dict[tuple[str, str], str]:
     values: dict[tuple[str, str], str] = {}
     for name, value in environment.items():
-        if name.startswith(ENVIRONMENT_PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX) and not KUBERNETES_SERVICE.match(name):
             section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
             values[section, key] = value
     return values
@@ -142,6 +146,15 @@ def _check_network(server: ServerConfig) -> None:
             f"server.host {server.host!r} is reachable from other machines and anyone there could use the models. "
             "Set server.allow_open_network = true if that is intended, or use 127.0.0.1."
         )
+
+
+def _check_store(config: Config) -> None:
+    try:
+        directory = config.store_directory
+    except RuntimeError as error:
+        raise ConfigError(f"store.directory {config.store.directory!r}: {error}") from error
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"store.directory {str(directory)!r} is not a folder.")
 
 
 def _user_cache_directory() -> Path:

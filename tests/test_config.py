@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, named: str) -> None
 def test_a_wrong_variable_is_an_error(name: str, value: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_config(environment={f"MLX_GATEWAY_{name}": value})
+
+
+def test_kubernetes_service_variables_are_not_settings() -> None:
+    environment = {"MLX_GATEWAY_PORT": "tcp://10.0.0.1:80", "MLX_GATEWAY_SERVICE_HOST": "10.0.0.1"}
+    assert load_config(environment=environment) == Config()
+
+
+def test_the_store_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    in_home = load_config(environment={}, flags={("store", "directory"): "~/models"})
+    assert in_home.store_directory == tmp_path / "home" / "models"
+    if sys.platform == "linux":
+        assert load_config(environment={}).store_directory == tmp_path / "mlx-gateway"
+
+
+@pytest.mark.parametrize("directory", ["/dev/null", "~no-such-user-here/store"])
+def test_a_store_that_can_be_no_folder_is_an_error(directory: str) -> None:
+    with pytest.raises(ConfigError, match=r"store\.directory"):
+        load_config(environment={}, flags={("store", "directory"): directory})
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

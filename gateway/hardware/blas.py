@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -64,7 +65,8 @@ def _candidates(runtime_directory: Path) -> list[Path]:
     candidates = []
     wheel = _installed_file("cmeel-openblas", "cmeel.prefix/lib/libopenblas.so")
     if wheel:
-        _provide_fortran_runtime(runtime_directory)
+        with suppress(OSError):  # then loading the wheel's library fails, and says why
+            _provide_fortran_runtime(runtime_directory)
         candidates.append(wheel)
     system = ctypes.util.find_library("openblas")
     if system:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ModelFilesInvalid, ModelStoreError
@@ -23,6 +23,7 @@ from gateway.model_store.store_folders import (
     Report,
     StoreFolders,
     disk_errors_explained,
+    folder_name,
     require_space,
 )
 
@@ -51,8 +52,10 @@ def download_from_hub(
     """
     with disk_errors_explained(root):
         folders = StoreFolders(root)
-        name = repo_id.replace("/", "--")
+        name = folder_name(repo_id)
         folder = folders.model(name)
+        if folder.is_symlink():
+            raise ModelStoreError(f"{folder} is a link, and files behind it would be replaced. Pass its target.")
         with folders.locked(name, report):
             if not _is_complete(folder, repo_id, revision):
                 _download(repo_id, revision, folder, report, endpoint)
@@ -87,8 +90,7 @@ def _download(repo_id: str, revision: str | None, folder: Path, report: Report, 
             repo_id,
             revision=info.sha,
             local_dir=folder,
-            allow_patterns=ALLOWED_FILES,
-            ignore_patterns=REFUSED_FILES,
+            allow_patterns=sorted(expected),
             endpoint=endpoint,
             tqdm_class=_reporting_bar(present_bytes, total_bytes, report),
         )
@@ -101,7 +103,7 @@ def _expected_files(repo_id: str, info: "ModelInfo") -> dict[str, StoredFile]:
     expected = {
         file.rfilename: StoredFile(file.size or 0, file.lfs.sha256 if file.lfs else "")
         for file in info.siblings or ()
-        if _matches(file.rfilename, ALLOWED_FILES) and not _matches(file.rfilename, REFUSED_FILES)
+        if _is_wanted(file.rfilename)
     }
     if "config.json" not in expected or not any(name.endswith(".safetensors") for name in expected):
         raise ModelStoreError(
@@ -109,6 +111,13 @@ def _expected_files(repo_id: str, info: "ModelInfo") -> dict[str, StoredFile]:
             "Look for the model in mlx or safetensors form."
         )
     return expected
+
+
+def _is_wanted(name: str) -> bool:
+    """A model's data; not hidden files, and not a manifest that was uploaded with the folder of some other store."""
+    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    wanted = _matches(name, ALLOWED_FILES) and not _matches(name, REFUSED_FILES)
+    return wanted and not hidden and name != MANIFEST_NAME
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

@@ -123,6 +123,8 @@ def _reusable_manifest(folder: Path, gguf: Path) -> Manifest | None:
 
 def _checked_folder(folder: Path) -> StoredModel:
     """A folder used in place; raises ModelFilesInvalid unless it looks like a model mlx-lm can load."""
+    if set("*?[") & set(str(folder)):
+        raise ModelFilesInvalid(folder, "mlx-lm cannot read a folder with *, ? or [ in its path. Rename it.")
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except OSError as error:

@@ -40,12 +40,11 @@ def folder_name(model_id: str) -> str:
 
 
 class StoreFolders:
-    """The three folders under `root`, which only the owner may enter (mode 0700)."""
+    """The three folders under `root`. A root that does not exist is made for its owner alone (mode 0700)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
         for name in ("models", "incoming", "locks"):
             (self.root / name).mkdir(exist_ok=True)
 

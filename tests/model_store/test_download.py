@@ -54,7 +54,7 @@ def test_a_download_brings_the_data_files_and_describes_them(hub: HubServer, tmp
         "org/model", None, tmp_path, lambda fraction, _doing: fractions.append(fraction), hub.endpoint
     )
 
-    assert folder == tmp_path / "models" / "org--model"
+    assert folder == tmp_path / "models" / "org%2Fmodel"
     assert visible_files(folder) == WANTED
     assert all((folder / name).read_bytes() == FILES[name] for name in WANTED)
     manifest = read_manifest(folder)
@@ -93,7 +93,7 @@ def test_a_failed_download_keeps_whole_files_for_the_next(hub: HubServer, tmp_pa
     hub.corrupt.add("model.safetensors")
     with pytest.raises(ModelStoreError, match=r"model\.safetensors did not arrive as the hub announced"):
         download_from_hub("org/model", None, tmp_path, silent, hub.endpoint)
-    assert not (tmp_path / "models" / "org--model" / MANIFEST_NAME).exists()
+    assert not (tmp_path / "models" / "org%2Fmodel" / MANIFEST_NAME).exists()
 
     hub.corrupt.clear()
     hub.requests.clear()
@@ -104,7 +104,7 @@ def test_a_failed_download_keeps_whole_files_for_the_next(hub: HubServer, tmp_pa
 
 
 def test_what_another_revision_left_is_removed(hub: HubServer, tmp_path: Path, silent: Report) -> None:
-    folder = tmp_path / "models" / "org--model"
+    folder = tmp_path / "models" / "org%2Fmodel"
     folder.mkdir(parents=True)
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"old weights that mlx-lm would load as well")
 

@@ -266,9 +266,16 @@ def test_a_crash_of_the_child_is_told_as_a_broken_file(file: Path, root: Path) -
 
 
 def test_only_the_owner_may_enter_the_store(root: Path) -> None:
-    root.mkdir(mode=0o755)
     ModelStore(root)
     assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_was_there_keeps_its_mode(root: Path) -> None:
+    """It may be shared on purpose; closing it would lock others out."""
+    root.mkdir()
+    root.chmod(0o775)
+    ModelStore(root)
+    assert root.stat().st_mode & 0o777 == 0o775
 
 
 def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
