@@ -33,7 +33,7 @@ class App:
         self._thread = MlxThread()
         self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, blas, metrics)
         routes = build_routes(
-            InferenceEndpoints(TextServing(self._pool), config.server),
+            InferenceEndpoints(TextServing(self._pool, metrics), config.server),
             ModelEndpoints(self._pool),
             HealthEndpoints(self._pool, metrics),
         )

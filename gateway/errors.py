@@ -42,8 +42,6 @@ class ContextLengthExceeded(InvalidRequest):
             f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages.",
             param="messages",
         )
-        self.prompt_tokens = prompt_tokens
-        self.context_tokens = context_tokens
 
 
 class ModelNotFound(InvalidRequest):

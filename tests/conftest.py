@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,16 +54,20 @@ class Server:
     """`mlx-gateway serve` in a process of its own, on a free port; `url` has no /v1."""
 
     def __init__(self, store: Path, *arguments: str, **settings: str) -> None:
-        environment = os.environ | {"MLX_GATEWAY_STORE_DIRECTORY": str(store)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_GATEWAY_")}
+        environment |= {"MLX_GATEWAY_STORE_DIRECTORY": str(store)}
         environment |= {f"MLX_GATEWAY_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=REPOSITORY, text=True)
         self._lines: list[str] = []
         self._ended = False
         self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read_log)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self.url = self.wait_for_log("listening on ").split("listening on ")[1].split("/v1")[0]
+
+    @cached_property
+    def url(self) -> str:
+        return self.wait_for_log("listening on ").split("listening on ")[1].split("/v1")[0]
 
     @property
     def log(self) -> str:
@@ -118,8 +123,7 @@ def running_server(
     """
     server = Server(store, *arguments, **settings)
     try:
-        if ready:
-            server.wait_for_log(" is ready after ")
+        server.wait_for_log(" is ready after " if ready else "listening on ")
         yield server
         if server.process.poll() is None:
             assert server.stop() == 0, server.log

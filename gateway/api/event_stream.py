@@ -5,6 +5,7 @@ travel inside it.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from typing import Protocol, TypeVar
 
@@ -14,10 +15,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from gateway.config import ServerConfig
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, GenerationFailed
 from gateway.generation.events import Event
 
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE = "keep-alive"
 """The comment that tells a waiting client that its request lives. Never `ping`: a client's parser is known to
@@ -91,6 +94,10 @@ async def _frames(
                 yield frame
     except GatewayError as error:
         for frame in protocol.error_frames(error):
+            yield frame
+    except Exception:
+        log.exception("a stream failed")
+        for frame in protocol.error_frames(GenerationFailed("An unexpected error; see the server's log.")):
             yield frame
 
 

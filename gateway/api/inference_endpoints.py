@@ -27,4 +27,5 @@ class InferenceEndpoints:
             stream = ChatStream(chat.model, include_usage=include_usage)
             return await stream_events(events, stream, request, self._config)
         async with aclosing(events):
-            return json_response(await unless_disconnected(request, whole_answer(events, chat.model)))
+            answer = whole_answer(events, chat.model, with_logprobs=bool(chat.logprobs))
+            return json_response(await unless_disconnected(request, answer))

@@ -16,7 +16,7 @@ from gateway.api.middleware import BodyLimit, RequestScope
 from gateway.api.model_endpoints import ModelEndpoints
 from gateway.errors import GatewayError
 from gateway.observability.metrics import Metrics
-from gateway.protocols.wire_errors import ErrorBody, ErrorObject, wire_status
+from gateway.protocols.wire_errors import ErrorBody, ErrorObject
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -40,24 +40,21 @@ def build_routes(inference: InferenceEndpoints, models: ModelEndpoints, health: 
 def build_asgi_app(routes: list[Route], metrics: Metrics, max_body_bytes: int) -> Starlette:
     """The routes within the middleware, with every error in one shape."""
 
-    async def gateway_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, GatewayError)
-        if (reason := wire_status(error).code) in REFUSALS:
-            metrics.refused_requests.labels(reason).inc()
-        return error_response(error)
-
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(RequestScope, metrics=metrics),
             Middleware(BodyLimit, limit_bytes=max_body_bytes),
         ],
-        exception_handlers={GatewayError: gateway_error, HTTPException: _http_error},
+        exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error},
     )
+    app.router.redirect_slashes = False  # a POST that is redirected loses its body with some clients
+    return app
 
 
-REFUSALS = ("context_length_exceeded", "server_overloaded", "model_unavailable", "shutting_down")
-"""Error codes worth counting; the rest are the client's mistakes, which the status counts."""
+async def _gateway_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    return error_response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

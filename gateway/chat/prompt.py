@@ -9,9 +9,6 @@ from jinja2 import TemplateError
 from gateway.errors import InvalidRequest
 from gateway.generation.request import Message
 
-LONG_TEXT_CHARACTERS = 20_000
-"""Tokenising this much takes around 10 ms; more is done on another thread, so that streams go on."""
-
 TEMPLATE_FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
 """A template is a program: besides refusing (and being stopped by the sandbox) it may stumble over its input."""
 
@@ -30,11 +27,12 @@ class PromptBuilder:
     async def build(self, messages: Sequence[Message]) -> list[int]:
         """The ids of the whole conversation, up to where the answer begins.
 
+        Done on another thread: a long prompt takes tens of milliseconds, and a template is a program of the
+        model's maker.
+
         Raises `InvalidRequest` with the template's own words when it refuses the conversation.
         """
-        if sum(len(message.content) for message in messages) > LONG_TEXT_CHARACTERS:
-            return await asyncio.to_thread(self._build, messages)
-        return self._build(messages)
+        return await asyncio.to_thread(self._build, messages)
 
     def _build(self, messages: Sequence[Message]) -> list[int]:
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -44,5 +42,6 @@ class PromptBuilder:
             raise InvalidRequest(
                 f"The model's chat template does not accept these messages: {error}", param="messages"
             ) from error
-        ids: list[int] = self._encoder.encode(text, add_special_tokens=False).ids
+        # A batch of one: `encode` holds the GIL throughout, which would stop every stream for seconds per megabyte.
+        ids: list[int] = self._encoder.encode_batch([text], add_special_tokens=False)[0].ids
         return ids

@@ -34,10 +34,12 @@ class ModelState(StrEnum):
 class TextModel:
     """All that is needed to serve a request; its weights may still be on their way.
 
-    `tokenizer` is an mlx-lm `TokenizerWrapper`. Prompt and answer together hold at most `context_tokens`.
+    `tokenizer` is an mlx-lm `TokenizerWrapper`; token ids are below `vocabulary`. Prompt and answer together
+    hold at most `context_tokens`.
     """
 
     tokenizer: Any
+    vocabulary: int
     context_tokens: int
     end_tokens: frozenset[int]
     engine: Engine
@@ -124,6 +126,7 @@ class ResidentModel:
         side = await asyncio.wrap_future(self._thread.run(lambda: _load_text_side(folder)))
         self._text = TextModel(
             side.tokenizer,
+            side.vocabulary,
             self._allowed_context(side.context_tokens),
             side.end_tokens,
             self._engine,
@@ -153,6 +156,7 @@ class ResidentModel:
 
         source = self._config.model.source
         stored = await in_background(lambda: self._store.locate(source, report), "model-store")
+        log.info("%s comes from %s", self.model_id, stored.origin)
         return stored.folder
 
     def _allowed_context(self, of_model: int) -> int:

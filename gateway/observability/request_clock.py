@@ -18,15 +18,17 @@ class RequestClock:
         self._last_arrival: float | None = None
         self._filed = False
 
-    def tokens_arrived(self, count: int) -> None:
+    def generated_token(self) -> None:
+        self.tokens += 1
+        self._metrics.generation_tokens.inc()
+
+    def tokens_arrived(self) -> None:
         now = time.perf_counter()
         if self._last_arrival is None:
             self._metrics.first_token.observe(now - self._started)
         else:
             self._metrics.token_gap.observe(now - self._last_arrival)
         self._last_arrival = now
-        self.tokens += count
-        self._metrics.generation_tokens.inc(count)
 
     def finished(self) -> None:
         self._filed = True

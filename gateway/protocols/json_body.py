@@ -10,7 +10,7 @@ from gateway.errors import InvalidRequest
 Body = TypeVar("Body")
 
 WHERE = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?$", re.DOTALL)
-LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
@@ -21,10 +21,9 @@ def decode_body(body: bytes, kind: type[Body]) -> Body:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if LONE_SURROGATE.search(body):
-            reason = "it escapes half of a surrogate pair (\\ud800 to \\udfff), which is not Unicode text"
-        else:
-            reason = str(error)
+        reason = str(error)
+        if SURROGATE.search(body):
+            reason += "; perhaps it escapes half of a surrogate pair (\\ud800 to \\udfff), which is not Unicode"
         raise InvalidRequest(f"The request body is not valid JSON: {reason}.") from error
     except RecursionError as error:
         raise InvalidRequest("The request body is nested too deeply.") from error

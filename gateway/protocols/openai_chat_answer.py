@@ -141,8 +141,8 @@ class ChatStream:
         return b"data: " + encode(Chunk(self._id, self._created, self._model, choices, usage)) + b"\n\n"
 
 
-async def whole_answer(events: AsyncIterator[Event], model: str) -> ChatCompletion:
-    """Collects all events into one response."""
+async def whole_answer(events: AsyncIterator[Event], model: str, *, with_logprobs: bool) -> ChatCompletion:
+    """Collects all events into one response; `with_logprobs` if they were asked for."""
     texts: dict[int, list[str]] = {}
     logprobs: dict[int, list[ChosenLogprob]] = {}
     reasons: dict[int, str] = {}
@@ -160,7 +160,7 @@ async def whole_answer(events: AsyncIterator[Event], model: str) -> ChatCompleti
         AnswerChoice(
             choice,
             AnswerMessage("".join(texts.get(choice, ()))),
-            _logprobs(tuple(logprobs.get(choice, ()))),
+            Logprobs([_chosen(entry) for entry in logprobs.get(choice, ())]) if with_logprobs else None,
             reason,
         )
         for choice, reason in sorted(reasons.items())
@@ -178,20 +178,13 @@ def _usage(finished: Finished) -> Usage:
 
 
 def _logprobs(chosen: tuple[ChosenLogprob, ...]) -> Logprobs | None:
-    """Null where none were asked for (then no delta carries any)."""
-    if not chosen:
-        return None
-    return Logprobs(
-        [
-            TopLogprob(
-                entry.token.text,
-                entry.token.logprob,
-                list(entry.token.utf8),
-                [_logprob(alternative) for alternative in entry.top],
-            )
-            for entry in chosen
-        ]
-    )
+    """Those of one delta, if it carries any."""
+    return Logprobs([_chosen(entry) for entry in chosen]) if chosen else None
+
+
+def _chosen(entry: ChosenLogprob) -> TopLogprob:
+    top = [_logprob(alternative) for alternative in entry.top]
+    return TopLogprob(entry.token.text, entry.token.logprob, list(entry.token.utf8), top)
 
 
 def _logprob(token: TokenLogprob) -> Logprob:

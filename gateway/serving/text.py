@@ -12,6 +12,7 @@ from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished
 from gateway.generation.request import TextRequest
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import TextModel
+from gateway.observability.metrics import Metrics
 from gateway.observability.request_clock import RequestClock
 
 SEED_BITS = 63
@@ -20,8 +21,9 @@ SEED_BITS = 63
 class TextServing:
     """Serves text requests with the pool's models. Belongs to the event loop."""
 
-    def __init__(self, pool: ModelPool) -> None:
+    def __init__(self, pool: ModelPool, metrics: Metrics) -> None:
         self._pool = pool
+        self._metrics = metrics
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event, None]:
         """The events of one request; closing the generator at any point cancels it.
@@ -29,9 +31,13 @@ class TextServing:
         Raises a `GatewayError` before `Admitted` when the request is refused, after it when it fails.
         """
         started = time.perf_counter()
-        model = await self._pool.text_model(request.model)
-        prompt = await PromptBuilder(model.tokenizer).build(request.messages)
-        stream = model.engine.submit(_token_request(request, prompt, model))
+        try:
+            model = await self._pool.text_model(request.model)
+            prompt = await PromptBuilder(model.tokenizer).build(request.messages)
+            stream = model.engine.submit(_token_request(request, prompt, model))
+        except GatewayError as error:
+            self._metrics.refused_requests.labels(type(error).__name__).inc()
+            raise
         model.metrics.prompt_tokens.inc(len(prompt))
         clock = RequestClock(model.metrics, started)
         try:
@@ -40,7 +46,7 @@ class TextServing:
                 yield event
             clock.finished()
             yield Finished(len(prompt), clock.tokens)
-        except GatewayError:
+        except Exception:
             clock.unfinished("failed")
             raise
         finally:
@@ -60,13 +66,11 @@ def _token_request(request: TextRequest, prompt: list[int], model: TextModel) ->
             f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
             param="n",
         )
-    vocabulary = model.tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
-    unknown = [token for token in request.sampling.logit_bias if not 0 <= token < vocabulary]
-    if unknown:
-        raise InvalidRequest(
-            f"logit_bias names token {unknown[0]}, but this model's tokens are 0 to {vocabulary - 1}.",
-            param="logit_bias",
-        )
+    for param, tokens in (("messages", prompt), ("logit_bias", request.sampling.logit_bias)):
+        if (largest := max(tokens, default=0)) >= model.vocabulary:
+            raise InvalidRequest(
+                f"{param} holds token {largest}, but this model's tokens are 0 to {model.vocabulary - 1}.", param
+            )
     first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
     return TokenRequest(
         prompt=prompt,
@@ -85,10 +89,11 @@ async def _answer(
     answers = [Answer(index, model.tokenizer.backend_tokenizer, request.stop) for index in range(request.choices)]
     unfinished = set(range(request.choices))
     while unfinished and (tokens := await stream.read()):
-        clock.tokens_arrived(len(tokens))
+        clock.tokens_arrived()
         for token in tokens:
-            if token.choice in unfinished:  # else a stop string ended it
+            if answers[token.choice].finish_reason is None:  # else a stop string ended it
                 answers[token.choice].feed(token)
+                clock.generated_token()
         for index in sorted(unfinished):
             delta = answers[index].take()
             if delta.text or delta.logprobs:

