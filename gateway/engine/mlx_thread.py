@@ -51,7 +51,7 @@ class MlxThread:
         self._thread.start()
 
     def post(self, command: Command) -> None:
-        """Runs `command` on the thread, in order, between two steps; it must not raise."""
+        """Runs `command` on the thread, in order, between two steps; what it raises is only logged."""
         self._commands.put(command)
 
     def run(self, function: Callable[[], Result]) -> Future[Result]:

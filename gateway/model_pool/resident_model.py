@@ -156,7 +156,7 @@ class ResidentModel:
 
         source = self._config.model.source
         stored = await in_background(lambda: self._store.locate(source, report), "model-store")
-        log.info("%s comes from %s", self.model_id, stored.origin)
+        log.info("%s: %s", self.model_id, stored.origin)
         return stored.folder
 
     def _allowed_context(self, of_model: int) -> int:
