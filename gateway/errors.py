@@ -90,6 +90,13 @@ class GenerationFailed(GatewayError):
     """The engine failed while it worked on this request; other requests go on."""
 
 
+class UnexpectedError(GatewayError):
+    """An error that nobody foresaw; its details are for the log, not for clients."""
+
+    def __init__(self) -> None:
+        super().__init__("An unexpected error; see the server's log.")
+
+
 # --- models on disk ----------------------------------------------------------------------------------
 
 

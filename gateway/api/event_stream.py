@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from gateway.config import ServerConfig
-from gateway.errors import GatewayError, GenerationFailed
+from gateway.errors import GatewayError, UnexpectedError
 from gateway.generation.events import Event
 
 Result = TypeVar("Result")
@@ -97,7 +97,7 @@ async def _frames(
             yield frame
     except Exception:
         log.exception("a stream failed")
-        for frame in protocol.error_frames(GenerationFailed("An unexpected error; see the server's log.")):
+        for frame in protocol.error_frames(UnexpectedError()):
             yield frame
 
 

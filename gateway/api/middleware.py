@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.json_response import error_response
-from gateway.errors import BodyTooLarge, GatewayError, GenerationFailed
+from gateway.errors import BodyTooLarge, GatewayError, UnexpectedError
 from gateway.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,7 @@ class RequestScope:
             self._file(scope, request_id, status, time.perf_counter() - started)
 
     async def _answer_for(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-        known = (
-            error if isinstance(error, GatewayError) else GenerationFailed("An unexpected error; see the server's log.")
-        )
+        known = error if isinstance(error, GatewayError) else UnexpectedError()
         await error_response(known)(scope, receive, send)
 
     def _file(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:

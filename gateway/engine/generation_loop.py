@@ -88,20 +88,11 @@ class GenerationLoop:
                 report.failures.append((ticket, GenerationFailed(f"The request could not be started: {error}")))
 
     def _insert(self, ticket: int, request: TokenRequest) -> None:
-        self._check_tokens(request)
+        request.check_tokens(self._vocabulary)
         for choice, seed in enumerate(request.seeds):
             sampling = RowSampling(request.sampling, seed, request.prompt, self._vocabulary, request.top_logprobs)
             row = self._batch.insert(request.prompt, request.max_tokens, request.end_tokens, sampling)
             self._rows[row] = (ticket, choice)
-
-    def _check_tokens(self, request: TokenRequest) -> None:
-        """mlx does not check indices: a token beyond the model's own (a tokenizer may have more) reads foreign
-        memory."""
-        for param, tokens in (("messages", request.prompt), ("logit_bias", request.sampling.logit_bias)):
-            if (largest := max(tokens, default=0)) >= self._vocabulary:
-                raise InvalidRequest(
-                    f"{param} holds token {largest}, but this model's tokens are 0 to {self._vocabulary - 1}.", param
-                )
 
     def _note(self, row_token: RowToken, report: StepReport) -> None:
         ticket, choice = self._rows[row_token.row]

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation.events import FinishReason
 from gateway.generation.request import Sampling
 
@@ -28,6 +28,17 @@ class TokenRequest:
     seeds: tuple[int, ...]
     end_tokens: frozenset[int]
     top_logprobs: int | None = None
+
+    def check_tokens(self, vocabulary: int) -> None:
+        """Raises `InvalidRequest` for ids that are not below `vocabulary`.
+
+        A tokenizer may have more tokens than its model, and mlx does not check indices: it would read foreign memory.
+        """
+        for param, tokens in (("messages", self.prompt), ("logit_bias", self.sampling.logit_bias)):
+            if (largest := max(tokens, default=0)) >= vocabulary:
+                raise InvalidRequest(
+                    f"{param} holds token {largest}, but this model's tokens are 0 to {vocabulary - 1}.", param
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,13 +66,8 @@ def _token_request(request: TextRequest, prompt: list[int], model: TextModel) ->
             f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
             param="n",
         )
-    for param, tokens in (("messages", prompt), ("logit_bias", request.sampling.logit_bias)):
-        if (largest := max(tokens, default=0)) >= model.vocabulary:
-            raise InvalidRequest(
-                f"{param} holds token {largest}, but this model's tokens are 0 to {model.vocabulary - 1}.", param
-            )
     first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
-    return TokenRequest(
+    token_request = TokenRequest(
         prompt=prompt,
         max_tokens=min(room, request.max_tokens or room),
         sampling=request.sampling,
@@ -80,6 +75,8 @@ def _token_request(request: TextRequest, prompt: list[int], model: TextModel) ->
         end_tokens=model.end_tokens,
         top_logprobs=request.top_logprobs,
     )
+    token_request.check_tokens(model.vocabulary)
+    return token_request
 
 
 async def _answer(

@@ -199,24 +199,21 @@ async def test_a_gguf_file_is_served_under_its_name(start_server: StartServer) -
     ],
 )
 def test_a_start_that_cannot_work_says_so_at_once(demo_store: Path, arguments: list[str], message: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
-        env=os.environ | {"MLX_GATEWAY_STORE_DIRECTORY": str(demo_store)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=REPOSITORY,
-        check=False,
-    )
-    assert run.returncode == 2
-    assert message in run.stderr
-    assert "Traceback" not in run.stderr
+    errors = refused_start(demo_store, "--port", "0", *arguments)
+    assert message in errors
+    assert "Traceback" not in errors
 
 
-def test_a_taken_port_is_named(demo_server: Server) -> None:
+def test_a_taken_port_is_named(demo_server: Server, demo_store: Path) -> None:
     port = demo_server.url.rsplit(":", 1)[1]
+    assert f"127.0.0.1:{port} is in use" in refused_start(demo_store, "--port", port)
+
+
+def refused_start(store: Path, *arguments: str) -> str:
+    """What a start that ends with status 2 says on standard error."""
     run = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--port", port],
+        [sys.executable, "-m", "gateway", "serve", *arguments],
+        env=os.environ | {"MLX_GATEWAY_STORE_DIRECTORY": str(store)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -224,4 +221,4 @@ def test_a_taken_port_is_named(demo_server: Server) -> None:
         check=False,
     )
     assert run.returncode == 2
-    assert f"127.0.0.1:{port} is in use" in run.stderr
+    return run.stderr
