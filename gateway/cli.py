@@ -31,7 +31,7 @@ def _serve(config: Config) -> int:
     set_up_logging(config.log.level, config.log.format)
     try:
         # Before anything imports mlx, which takes the BLAS it finds.
-        blas = load_blas(config.hardware.blas, config.hardware.blas_threads, config.store_directory / "runtime")
+        blas = load_blas(config.hardware.blas, config.hardware.blas_threads)
     except BlasUnavailable as error:
         raise ConfigError(f"hardware.blas: {error}") from error
     sockets = [bind(config.server.host, config.server.port)]

@@ -11,7 +11,7 @@ from gateway.hardware.blas import load_blas
 
 def main() -> None:
     config = load_config()
-    blas = load_blas(config.hardware.blas, config.hardware.blas_threads, config.store_directory / "runtime")
+    blas = load_blas(config.hardware.blas, config.hardware.blas_threads)
     print(f"BLAS: {blas}", file=sys.stderr, flush=True)
 
     import mlx_lm.server  # only now: mlx takes the BLAS it finds

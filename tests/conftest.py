@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 def pytest_configure() -> None:
     """Gives this process its BLAS before any test module imports mlx."""
-    load_blas("auto", 0, REPOSITORY / ".cache" / "runtime")
+    load_blas("auto", 0)
 
 
 @pytest.fixture(scope="session")
