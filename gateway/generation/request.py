@@ -1,9 +1,42 @@
 """What a client asks for, in the gateway's own words; every protocol is translated into these."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+
+
+class Priority(IntEnum):
+    """Who goes first when not all can; within a class sessions share fairly."""
+
+    INTERACTIVE = 0  # someone waits for a few tokens: autocomplete, titles
+    NORMAL = 1
+    BACKGROUND = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asks. `session` is what shares fairly with others; `priority` is None where nobody said one."""
+
+    session: str = ""
+    priority: Priority | None = None
+
+
+ANYONE = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the whole answer must match.
+
+    `source` is the schema's JSON for `json_schema`, a regular expression for `regex`, a Lark grammar for `lark`, a JSON
+    list of strings for `choice`, and empty for `json_object`. `param` is the request's field that asked for it.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "lark", "choice"]
+    source: str = ""
+    param: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +75,7 @@ class TextRequest:
 
     `max_tokens` None means as many as the context leaves. `choices` answers are generated from the same prompt.
     `top_logprobs` None means no log-probabilities; a number asks for the chosen token's and that many alternatives'.
+    With a `grammar` the whole answer matches it, unless `max_tokens` cuts it short.
     """
 
     model: str
@@ -51,3 +85,5 @@ class TextRequest:
     stop: tuple[str, ...] = ()
     choices: int = 1
     top_logprobs: int | None = None
+    grammar: Grammar | None = None
+    origin: Origin = ANYONE
