@@ -44,6 +44,34 @@ class ContextLengthExceeded(InvalidRequest):
         )
 
 
+class RequestTooLarge(InvalidRequest):
+    """The request would not fit into this server's memory even if it were alone.
+
+    `fitting_tokens` is what would fit, prompt and answer together, in each of `choices` choices.
+    """
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        max_tokens: int,
+        choices: int,
+        needed_bytes: int,
+        available_bytes: int,
+        fitting_tokens: int,
+    ) -> None:
+        answers = f"up to {max_tokens} tokens of an answer" if choices == 1 else f"{choices} x {max_tokens} of answers"
+        if prompt_tokens < fitting_tokens:
+            advice = f"Set max_tokens to at most {fitting_tokens - prompt_tokens}"
+        else:
+            advice = f"Shorten the messages: prompt and answer together may have {max(0, fitting_tokens)} tokens"
+        super().__init__(
+            f"This request needs {needed_bytes / 2**20:.0f} MiB of memory for {prompt_tokens} tokens of prompt and "
+            f"{answers}, but this server can give it at most {max(0, available_bytes) / 2**20:.0f} MiB. "
+            f"{advice}{', or ask for fewer choices' if choices > 1 else ''}.",
+            param="max_tokens" if prompt_tokens < fitting_tokens else "messages",
+        )
+
+
 class ModelNotFound(InvalidRequest):
     """The model id names no model of this server."""
 
@@ -77,6 +105,15 @@ class Overloaded(GatewayError):
 
 class ModelUnavailable(GatewayError):
     """The model is configured but could not be loaded, or its engine has stopped."""
+
+
+class GrammarsUnavailable(GatewayError):
+    """Grammars cannot be compiled at present; nothing is wrong with the one that was sent."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"Answers cannot be held to a grammar at present: {reason}. Send the request without, or again."
+        )
 
 
 class ShuttingDown(GatewayError):

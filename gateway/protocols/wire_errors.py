@@ -12,11 +12,13 @@ from gateway.errors import (
     BodyTooLarge,
     ContextLengthExceeded,
     GatewayError,
+    GrammarsUnavailable,
     InvalidRequest,
     ModelNotFound,
     ModelStoreError,
     ModelUnavailable,
     Overloaded,
+    RequestTooLarge,
     ShuttingDown,
     UnsupportedParameter,
 )
@@ -32,6 +34,7 @@ class WireStatus:
 # The first class that fits decides, so subclasses stand before their parents.
 STATUS_BY_ERROR: tuple[tuple[type[GatewayError], WireStatus], ...] = (
     (ContextLengthExceeded, WireStatus(400, "invalid_request_error", "context_length_exceeded")),
+    (RequestTooLarge, WireStatus(400, "invalid_request_error", "request_too_large")),
     (ModelNotFound, WireStatus(404, "invalid_request_error", "model_not_found")),
     (UnsupportedParameter, WireStatus(400, "invalid_request_error", "unsupported_parameter")),
     (InvalidRequest, WireStatus(400, "invalid_request_error", "invalid_value")),
@@ -39,6 +42,7 @@ STATUS_BY_ERROR: tuple[tuple[type[GatewayError], WireStatus], ...] = (
     (Overloaded, WireStatus(429, "rate_limit_error", "server_overloaded")),
     (ModelUnavailable, WireStatus(503, "server_error", "model_unavailable")),
     (ModelStoreError, WireStatus(503, "server_error", "model_unavailable")),
+    (GrammarsUnavailable, WireStatus(503, "server_error", "grammars_unavailable")),
     (ShuttingDown, WireStatus(503, "server_error", "shutting_down")),
     (GatewayError, WireStatus(500, "server_error", None)),
 )
