@@ -1,0 +1,476 @@
+"""Grammars and the demo model's tokenizer: random answers that the masks allow, and grammars that must be refused."""
+
+import json
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from gateway.engine.constraint import CompiledGrammar, Constraint, GrammarCompiler, allows
+from gateway.errors import GenerationFailed, GrammarsUnavailable, InvalidRequest, UnsupportedParameter
+from gateway.generation.request import Grammar
+
+END = 2  # <|im_end|>
+SECOND_END = 0  # <|endoftext|>
+MOST_TOKENS = 400
+
+
+@pytest.fixture(scope="module")
+def side(demo_folder: Path) -> Any:
+    from gateway.engine.model_loader import load_text_side
+
+    return load_text_side(demo_folder)
+
+
+@pytest.fixture(scope="module")
+def compiler(side: Any) -> Iterator[GrammarCompiler]:
+    compiler = GrammarCompiler(side.tokenizer, side.vocabulary, frozenset({END, SECOND_END}))
+    yield compiler
+    compiler.close()
+
+
+@pytest.fixture(scope="module")
+def special_tokens(side: Any) -> set[int]:
+    return set(side.tokenizer.all_special_ids)
+
+
+def schema_grammar(schema: Any) -> Grammar:
+    return Grammar("json_schema", json.dumps(schema))
+
+
+def tokens_of(mask: np.ndarray) -> list[int]:
+    found: list[int] = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
+    return found
+
+
+def random_answer(side: Any, constraint: Constraint, seed: int, special: set[int]) -> str:
+    """Text of a random walk along the masks, which prefers to close what is open, and ends with an end token."""
+    choose = random.Random(seed)
+    closing = [side.tokenizer.encode(text, add_special_tokens=False)[0] for text in ('"', '"}', "}", "]", '",', '"]')]
+    answer: list[int] = []
+    while True:
+        mask = constraint.mask()
+        allowed = tokens_of(mask)
+        assert mask.dtype == np.uint32
+        assert mask.size == -(-side.vocabulary // 32)
+        assert max(allowed) < side.vocabulary
+        may_end = END in allowed
+        assert (SECOND_END in allowed) == may_end
+        assert constraint.stopped == (set(allowed) == {END, SECOND_END})
+        if may_end and (constraint.stopped or choose.random() < 0.3):
+            constraint.advance(choose.choice([END, SECOND_END]))
+            assert constraint.stopped
+            assert set(tokens_of(constraint.mask())) == {END, SECOND_END}
+            text: str = side.tokenizer.decode(answer)
+            return text
+        assert not special.intersection(allowed) - {END, SECOND_END}
+        usable = [token for token in allowed if token not in (END, SECOND_END)]
+        preferred = [token for token in closing if allows(mask, token)]
+        hurry = len(answer) / MOST_TOKENS
+        token = choose.choice(preferred if preferred and choose.random() < 0.2 + hurry else usable)
+        constraint.advance(token)
+        answer.append(token)
+        assert len(answer) < 4 * MOST_TOKENS
+
+
+def text_tokens(side: Any, text: str) -> list[int]:
+    tokens: list[int] = side.tokenizer.encode(text, add_special_tokens=False)
+    return tokens
+
+
+def accepts(side: Any, grammar: CompiledGrammar, text: str) -> bool:
+    draft = [*text_tokens(side, text), END]
+    return grammar.start().masks_along(draft)[0] == len(draft)
+
+
+def arguments(properties: dict[str, Any], required: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    } | more
+
+
+STRING = {"type": "string", "maxLength": 20}
+SCHEMAS: dict[str, Any] = {
+    "weather": arguments({"city": STRING, "unit": {"enum": ["celsius", "kelvin"]}}, ["city", "unit"]),
+    "read_file": arguments(
+        {
+            "path": {"type": "string", "minLength": 1, "maxLength": 30, "description": "absolute path"},
+            "offset": {"type": "integer", "minimum": 0, "default": 0},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 2000},
+        },
+        ["path"],
+        **{"$schema": "http://json-schema.org/draft-07/schema#", "title": "ReadFile"},
+    ),
+    "edits": arguments(
+        {"edits": {"type": "array", "items": arguments({"old": STRING, "new": STRING}, ["old", "new"]), "minItems": 1}},
+        ["edits"],
+    ),
+    "optional_any_of": arguments({"limit": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}}),
+    "type_list": arguments({"value": {"type": ["string", "null", "boolean"], "maxLength": 9}}, ["value"]),
+    "one_of_by_const": {
+        "oneOf": [
+            arguments({"kind": {"const": "circle"}, "radius": {"type": "number", "exclusiveMinimum": 0}}, ["kind"]),
+            arguments({"kind": {"const": "square"}, "side": {"type": "number", "minimum": 1}}, ["kind", "side"]),
+        ]
+    },
+    "one_of_by_type": arguments({"id": {"oneOf": [{"type": "string", "maxLength": 8}, {"type": "integer"}]}}, ["id"]),
+    "refs": {
+        "$defs": {"point": arguments({"x": {"type": "number"}, "y": {"type": "number"}}, ["x", "y"])},
+        "type": "array",
+        "items": {"$ref": "#/$defs/point"},
+        "minItems": 2,
+        "maxItems": 3,
+    },
+    "recursive": {
+        "$defs": {
+            "node": arguments(
+                {"name": {"enum": ["a", "b"]}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+                ["name"],
+            )
+        },
+        "$ref": "#/$defs/node",
+    },
+    "pattern": arguments({"id": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3,5}$"}}, ["id"]),
+    "unanchored_pattern": arguments({"id": {"type": "string", "pattern": "x[0-9]y", "maxLength": 12}}, ["id"]),
+    "date": arguments({"on": {"type": "string", "format": "date"}}, ["on"]),
+    "date_time": arguments({"at": {"type": "string", "format": "date-time"}}, ["at"]),
+    "uuid": arguments({"id": {"type": "string", "format": "uuid"}}, ["id"]),
+    "email": arguments({"to": {"type": "string", "format": "email", "maxLength": 30}}, ["to"]),
+    "ipv4": arguments({"host": {"type": "string", "format": "ipv4"}}, ["host"]),
+    "lengths": arguments({"name": {"type": "string", "minLength": 3, "maxLength": 6}}, ["name"]),
+    "numbers": arguments(
+        {
+            "ratio": {"type": "number", "minimum": 0, "maximum": 1},
+            "signed": {"type": "integer", "minimum": -20, "exclusiveMaximum": 20},
+            "step": {"type": "integer", "multipleOf": 5, "minimum": 0},
+        },
+        ["ratio", "signed", "step"],
+    ),
+    "mixed_enum": arguments({"level": {"enum": [1, 2.5, "high", None, True, ["a"], {"b": 1}]}}, ["level"]),
+    "const": arguments({"version": {"const": {"major": 1, "tags": ["é", 'a"b']}}}, ["version"]),
+    "nested": arguments(
+        {
+            "query": arguments(
+                {"filter": arguments({"tags": {"type": "array", "items": STRING, "maxItems": 2}}, ["tags"])}, ["filter"]
+            )
+        },
+        ["query"],
+    ),
+    "map": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1, "maxProperties": 3},
+    "pattern_properties": {
+        "type": "object",
+        "patternProperties": {"^x_[a-z]{1,3}$": {"type": "boolean"}},
+        "additionalProperties": False,
+    },
+    "tuple": {"type": "array", "prefixItems": [STRING, {"type": "integer"}], "items": False, "minItems": 2},
+    "all_of": {
+        "allOf": [
+            {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "boolean"}}, "required": ["b"]},
+        ]
+    },
+    "unicode_keys": arguments({"größe": {"type": "integer"}, "名前": {"enum": ["é", "👋🏽"]}}, ["größe", "名前"]),
+    "special_token_text": arguments({"marker": {"enum": ["<|im_end|> x", "<|im_start|>"]}}, ["marker"]),
+    "anything": {},
+}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_answers_match_their_schema(name: str, side: Any, compiler: GrammarCompiler, special_tokens: set[int]) -> None:
+    validator = Draft202012Validator(SCHEMAS[name], format_checker=Draft202012Validator.FORMAT_CHECKER)
+    grammar = compiler.compile(schema_grammar(SCHEMAS[name]))
+    for seed in range(4):
+        text = random_answer(side, grammar.start(), seed, special_tokens)
+        validator.validate(json.loads(text))
+
+
+def test_a_json_object_is_any_object_and_nothing_else(
+    side: Any, compiler: GrammarCompiler, special_tokens: set[int]
+) -> None:
+    grammar = compiler.compile(Grammar("json_object"))
+    for seed in range(6):
+        assert isinstance(json.loads(random_answer(side, grammar.start(), seed, special_tokens)), dict)
+    value: dict[str, Any] = {"a": [1, -2.5e3, None, True, {"b": {}}], "é": "👋🏽\n", "c": []}
+    assert accepts(side, grammar, json.dumps(value, ensure_ascii=False))
+    for text in ("[1]", '"a"', "1", ' {"a": 1}', '{"a": 1} ', '{"a":  1}', '{\n"a": 1}', '{"a": 1'):
+        assert not accepts(side, grammar, text), text
+
+
+def test_the_form_of_json_is_not_the_clients_to_choose(side: Any, compiler: GrammarCompiler) -> None:
+    schema = {"type": "object", "x-guidance": {"whitespace_pattern": "[ ]*", "lenient": True}}
+    assert not accepts(side, compiler.compile(schema_grammar(schema)), '{   "a": 1}')
+    with pytest.raises(InvalidRequest):
+        compiler.compile(schema_grammar(schema | {"not": {}}))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"[a-z]{3}-\d{2,4}", r"^(yes|no)$", r"(?i)hello( world)?", r"a/b\n[^x]{1,5}", "[é👋]{2}", "(ab|a)(c|bcd)", "x*"],
+)
+def test_answers_match_their_regular_expression(
+    pattern: str, side: Any, compiler: GrammarCompiler, special_tokens: set[int]
+) -> None:
+    grammar = compiler.compile(Grammar("regex", pattern))
+    for seed in range(4):
+        text = random_answer(side, grammar.start(), seed, special_tokens)
+        assert re.fullmatch(pattern, text), text
+
+
+def test_an_answer_is_one_of_the_choices(side: Any, compiler: GrammarCompiler, special_tokens: set[int]) -> None:
+    choices = ["yes", "yes, sir", "no", 'a "quoted"\n\\ one', "é 👋🏽", "<|im_end|>"]
+    grammar = compiler.compile(Grammar("choice", json.dumps(choices)))
+    found = {random_answer(side, grammar.start(), seed, special_tokens) for seed in range(40)}
+    assert found == set(choices)
+
+
+def test_a_lark_grammar_is_followed(side: Any, compiler: GrammarCompiler, special_tokens: set[int]) -> None:
+    source = 'start: NAME ("=" NUMBER)?\nNAME: /[a-z]{1,8}/\nNUMBER: /[0-9]{1,4}/'
+    grammar = compiler.compile(Grammar("lark", source))
+    for seed in range(8):
+        assert re.fullmatch("[a-z]{1,8}(=[0-9]{1,4})?", random_answer(side, grammar.start(), seed, special_tokens))
+
+
+def test_masks_along_a_draft_are_those_of_single_steps(side: Any, compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(schema_grammar(SCHEMAS["weather"])).start()
+    good = [*text_tokens(side, '{"city": "Zürich 👋🏽", "unit": "kelvin"}'), END]
+    for wrong_at in (None, 0, 1, 5, len(good) - 1):
+        draft = [*good, END, 5]
+        if wrong_at is not None:
+            draft[wrong_at] = SECOND_END if wrong_at < len(good) - 1 else 5
+        before = constraint.mask()
+        accepted, masks = constraint.masks_along(draft)
+        assert accepted == (len(good) if wrong_at is None else wrong_at)
+        assert len(masks) == accepted + 1
+        assert np.array_equal(constraint.mask(), before)
+        stepwise = compiler.compile(schema_grammar(SCHEMAS["weather"])).start()
+        for mask, token in zip(masks, [*draft[:accepted], None], strict=True):
+            assert np.array_equal(stepwise.mask(), mask)
+            if token is not None:
+                stepwise.advance(token)
+    for token in good:  # the place has not moved at all
+        constraint.advance(token)
+    assert constraint.stopped
+
+
+def test_forced_tokens_are_the_masks_only_choice(side: Any, compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(schema_grammar(SCHEMAS["special_token_text"])).start()
+    forced = constraint.forced(100)
+    assert side.tokenizer.decode(forced) == '{"marker": "<|im_'
+    assert constraint.forced(2) == forced[:2]
+    accepted, masks = constraint.masks_along(forced)
+    assert accepted == len(forced)
+    assert [tokens_of(mask) for mask in masks[:-1]] == [[token] for token in forced]
+    assert len(tokens_of(masks[-1])) > 1
+    for token in forced:
+        constraint.advance(token)
+    assert constraint.forced(100) == []
+
+
+def test_rows_of_a_grammar_do_not_know_each_other(side: Any, compiler: GrammarCompiler) -> None:
+    grammar = compiler.compile(Grammar("choice", '["yes", "no"]'))
+    first, second = grammar.start(), grammar.start()
+    before = second.mask()
+    first.advance(text_tokens(side, "yes")[0])
+    assert first.stopped
+    assert not second.stopped
+    assert np.array_equal(second.mask(), before)
+
+
+def test_a_token_that_cannot_follow_fails_that_row_alone(side: Any, compiler: GrammarCompiler) -> None:
+    grammar = compiler.compile(Grammar("choice", '["yes"]'))
+    for token in (text_tokens(side, "no")[0], END):
+        constraint = grammar.start()
+        with pytest.raises(GenerationFailed):
+            constraint.advance(token)
+    constraint = grammar.start()
+    for token in (*text_tokens(side, "yes"), END):
+        constraint.advance(token)
+    with pytest.raises(GenerationFailed):
+        constraint.advance(5)
+    assert grammar.start().mask().any()
+
+
+def test_a_grammar_too_complex_for_its_answer_fails_the_row(side: Any, compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(Grammar("lark", "start: e\ne: e e e | e e | A | B\nA: /[ab]/\nB: /[bc]/")).start()
+    token = text_tokens(side, "b")[0]
+
+    def answer_at_length() -> None:
+        for _ in range(300):
+            constraint.advance(token)
+            constraint.mask()
+
+    with pytest.raises(GenerationFailed, match="kept within its grammar"):
+        answer_at_length()
+
+
+def test_a_compiled_grammar_is_kept_and_may_come_from_any_thread(compiler: GrammarCompiler) -> None:
+    grammars = [Grammar("regex", f"[a-z]{{{count}}}") for count in range(1, 9)] * 3
+    with ThreadPoolExecutor(4) as executor:
+        compiled = list(executor.map(compiler.compile, grammars))
+    assert all(one.start().mask().any() for one in compiled)
+    assert compiler.compile(grammars[0]) is compiler.compile(grammars[0])
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (schema_grammar({"type": "strin"}), "JSON schema cannot be used: Invalid type: strin"),
+        (schema_grammar({"type": "array", "uniqueItems": True, "contains": {}}), "'contains', 'uniqueItems'"),
+        (schema_grammar({"properties": {"a": {"not": {}}}}), "cannot enforce: 'not'"),
+        (schema_grammar({"propertyNames": {"pattern": "a"}}), "'propertyNames'"),
+        (schema_grammar({"type": "string", "format": "path"}), "the format 'path'"),
+        (schema_grammar({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "use 'anyOf'"),
+        (schema_grammar({"$ref": "https://example.com/x.json"}), "example.com"),
+        (schema_grammar({"$ref": "#/$defs/none"}), "does not exist"),
+        (schema_grammar({"$ref": "#"}), "no text matches it"),
+        (schema_grammar(False), "'not'"),
+        (schema_grammar([]), "must be a JSON object"),
+        (Grammar("json_schema", "{bad"), "JSON schema cannot be used: Expecting property name"),
+        (Grammar("json_schema", '{"const": "\\ud800"}'), "JSON schema cannot be used"),
+        (Grammar("regex", "a(b"), "regular expression cannot be used: unclosed group"),
+        (Grammar("regex", "(?=a)b"), "look-around"),
+        (Grammar("regex", r"(a)\1"), "backreferences"),
+        (Grammar("regex", "\ud800"), "regular expression cannot be used"),
+        (Grammar("regex", r"[^\s\S]"), "no text matches it"),
+        (Grammar("lark", "start: foo"), 'unknown name: "foo"'),
+        (Grammar("lark", 'foo: "a"'), "no start rule"),
+        (Grammar("lark", ""), "no start rule"),
+        (Grammar("choice", "[]"), "list of choices cannot be used: it must have one string or more"),
+        (Grammar("choice", '["a", 1]'), "nothing else"),
+        (Grammar("choice", '"a"'), "nothing else"),
+        (Grammar("choice", "["), "list of choices cannot be used"),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_refused_with_the_reason(
+    grammar: Grammar, reason: str, compiler: GrammarCompiler
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        compiler.compile(grammar, "tools[0].function.parameters")
+    assert reason in str(raised.value)
+    assert "verbose" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+    assert raised.value.param == "tools[0].function.parameters"
+
+
+def chained_rules(count: int) -> str:
+    return "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(count)) + f'r{count}: "a"'
+
+
+HOSTILE: dict[str, Grammar] = {
+    "nested schema": Grammar("json_schema", '{"properties":{"a":' * 5000 + "{}" + "}}" * 5000),
+    "huge schema": Grammar("json_schema", '{"enum":["' + "a" * 1_000_000 + '"]}'),
+    "many properties": schema_grammar({"properties": {f"p{i}": {} for i in range(8000)}}),
+    "exponential schema": schema_grammar(
+        {"allOf": [{"anyOf": [{"properties": {f"{n}{i}": {"type": n}}} for n in ("array", "null")]} for i in range(9)]}
+    ),
+    "patterns": schema_grammar({"type": "string", "allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(0, 90, 3)]}),
+    "multiple": schema_grammar({"type": "integer", "multipleOf": 1_000_003}),
+    "great lengths": schema_grammar(
+        {"type": "array", "items": {"type": "string", "minLength": 10**9}, "minItems": 10**9}
+    ),
+    "huge number": Grammar("json_schema", '{"minimum": ' + "9" * 10_000 + "}"),
+    "repetitions": Grammar("regex", "((((a{1,100}){1,100}){1,100}){1,100})"),
+    "nested groups": Grammar("regex", "(" * 50_000 + "a" + ")*" * 50_000),
+    "intersections": Grammar("lark", "start: A\nA: " + " & ".join(f"/(.*a.{{{i}}}b.*)/" for i in range(20))),
+    "chained rules": Grammar("lark", chained_rules(10_000)),
+    "nested lark": Grammar("lark", "start: " + "(" * 50_000 + '"a"' + ")" * 50_000),
+    "many choices": Grammar("choice", json.dumps([f"option {i}" for i in range(10_000)])),
+    "too many choices": Grammar("choice", json.dumps([f"option {i}" for i in range(100_000)])),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_grammar_is_compiled_or_refused_soon(name: str, compiler: GrammarCompiler) -> None:
+    started = time.process_time()
+    try:
+        compiler.compile(HOSTILE[name]).start().mask()
+    except InvalidRequest as refusal:
+        assert len(str(refusal)) < 400  # noqa: PT017 - either outcome is fine
+    assert time.process_time() - started < 1
+    assert compiler.compile(Grammar("choice", '["still here"]')).start().mask().any()
+
+
+def test_a_schema_of_hundreds_of_properties_is_fine(side: Any, compiler: GrammarCompiler) -> None:
+    schema = arguments({f"property_{i}": {"type": "string"} for i in range(400)})
+    assert accepts(side, compiler.compile(schema_grammar(schema)), '{"property_7": "a", "property_390": "b"}')
+
+
+def test_a_model_without_an_end_token_cannot_be_held_to_a_grammar(side: Any) -> None:
+    with pytest.raises(UnsupportedParameter, match="no end token"):
+        GrammarCompiler(side.tokenizer, side.vocabulary, frozenset()).compile(Grammar("json_object"))
+
+
+def test_tokens_beyond_the_models_vocabulary_are_never_allowed(side: Any, special_tokens: set[int]) -> None:
+    compiler = GrammarCompiler(side.tokenizer, 1001, frozenset({END, 40_000}))
+    constraint = compiler.compile(Grammar("json_object")).start()
+    compiler.close()
+    assert constraint.mask().size == 32
+    for token in text_tokens(side, '{"'):
+        if token < 1001:
+            constraint.advance(token)
+    assert max(tokens_of(constraint.mask())) < 1001
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.integers(1, 4), width=st.integers(1, 100), words=st.integers(1, 4))
+def test_masks_are_applied_as_numpy_would(data: st.DataObject, rows: int, width: int, words: int) -> None:
+    import mlx.core as mx
+
+    from gateway.engine.token_masks import apply_masks
+
+    slots = data.draw(st.lists(st.integers(0, rows - 1), unique=True))
+    generator = np.random.default_rng(data.draw(st.integers(0, 999)))
+    masks = [generator.integers(0, 2**32, words, dtype=np.uint32) for _ in slots]
+    logits = generator.normal(size=(rows, width)).astype(np.float32)
+    expected = logits.copy()
+    for slot, mask in zip(slots, masks, strict=True):
+        for token in range(width):
+            if not allows(mask, token):
+                expected[slot, token] = -np.inf
+    for dtype in (mx.float32, mx.bfloat16):
+        given_logits = mx.array(logits).astype(dtype)
+        result = apply_masks(given_logits, slots, masks)
+        assert result.dtype == dtype
+        assert np.array_equal(
+            np.array(given_logits.astype(mx.float32)), np.array(mx.array(logits).astype(dtype).astype(mx.float32))
+        )
+        assert mx.array_equal(result, mx.array(expected).astype(dtype))
+
+
+def test_a_trial_process_that_is_stopped_is_not_the_grammars_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    import signal
+
+    from gateway.engine import grammar_trial
+
+    monkeypatch.setattr(grammar_trial, "ANSWER_SECONDS", 0.2)
+    trial = grammar_trial.GrammarTrial()
+    form = json.dumps({"grammars": [{"json_schema": {"type": "null"}}]})
+    assert trial.why_refused(form) == ""
+    assert trial._child
+    trial._child.send_signal(signal.SIGSTOP)
+    with pytest.raises(GrammarsUnavailable, match="did not answer"):
+        trial.why_refused(form)
+    assert trial.why_refused(form) == ""
+    trial.close()
+
+
+def test_a_trial_process_that_cannot_start_is_not_the_grammars_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from gateway.engine import grammar_trial
+
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(GrammarsUnavailable, match="status 1"):
+        grammar_trial.GrammarTrial().why_refused("{}")
