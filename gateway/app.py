@@ -14,6 +14,7 @@ from gateway.api.model_endpoints import ModelEndpoints
 from gateway.api.routes import build_asgi_app, build_routes
 from gateway.config import Config
 from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
 from gateway.hardware.blas import Blas
 from gateway.model_pool.pool import ModelPool
 from gateway.model_store.store import ModelStore
@@ -31,9 +32,10 @@ class App:
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
         metrics = Metrics()
         self._thread = MlxThread()
-        self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, blas, metrics)
+        memory = ProcessMemory(config.hardware)
+        self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, memory, blas, metrics)
         routes = build_routes(
-            InferenceEndpoints(TextServing(self._pool, metrics), config.server),
+            InferenceEndpoints(TextServing(self._pool, metrics, config.engine), config.server),
             ModelEndpoints(self._pool),
             HealthEndpoints(self._pool, metrics),
         )

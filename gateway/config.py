@@ -53,12 +53,21 @@ class EngineConfig(Section, frozen=True):
     max_running: PositiveCount = 16
     max_waiting: Count = 1024
     prefill_chunk_tokens: Count = 0
+    min_chunk_tokens: PositiveCount = 16
+    stall_budget: Annotated[float, Meta(ge=1)] = 5.5
+    ageing_seconds: PositiveSeconds = 10.0
+    interactive_tokens: Count = 64
+    expected_answer_tokens: PositiveCount = 1024
+    speculation: bool = True
+    restart: bool = True
 
 
 class HardwareConfig(Section, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     blas: str = "auto"
     blas_threads: Count = 0
+    memory_bytes: Count = 0
+    memory_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.7
 
 
 class StoreConfig(Section, frozen=True):

@@ -1,161 +1,133 @@
-"""mlx-lm's continuous batching behind the few verbs the gateway needs. Runs on the MLX thread.
+"""Everything one model computes at a time: the rows that decode, and the prompts on their way there.
 
-The only file that knows `BatchGenerator`: its classes change between minor versions, to which the dependency is pinned.
-Source: mlx_lm/generate.py, 0.32.
+Runs on the MLX thread. What is computed when is `generation_loop`'s business; this does it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Collection, Sequence
+from math import inf
 from typing import Any
 
-import mlx.core as mx
-from mlx_lm.generate import (
-    BatchGenerator,
-    GenerationBatch,
-    PromptProcessingBatch,
-    StopSequences,
-    greedy_sampler,
-)
+from gateway.engine.decoding import DecodeGroup
+from gateway.engine.memory_ledger import ModelMemory
+from gateway.engine.pace import Pace, Pass
+from gateway.engine.prefill import Cohort, Prompt
+from gateway.engine.row import Row, RowOutcome
+from gateway.engine.row_caches import CacheFactory
+from gateway.hardware.memory import read_memory
 
-from gateway.engine.sampling import RowSampling, read_scores, sample, score
-from gateway.engine.token_stream import TokenScores
-from gateway.generation.events import FinishReason
+SLOWDOWN_BESIDE_PROMPTS = 1.2
+"""Of a decode pass by drafts while prompts wait for their turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowToken:
-    """The token a step gave one row."""
-
-    row: int
-    token: int
-    scores: TokenScores | None
-    finish: FinishReason | None
-
-
-PREFILL_ROWS = 8
-"""Prompts computed together (mlx-lm's default)."""
-
-SMALLEST_CHUNK_TOKENS = 32
-"""Of one prompt; with fewer, the cost of a call outweighs its work."""
+CALIBRATION_TOKENS = 16
 
 
 class Batch:
-    """Rows that share forward passes; rows join and leave between steps."""
+    """Prompts are added, become rows that decode, and leave when they end or are removed."""
 
-    def __init__(self, model: Any, max_rows: int, prefill_chunk_tokens: int) -> None:
-        self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._prefilling: set[int] = set()
-        self._generator = _SamplingGenerator(
-            model, completion_batch_size=max_rows, prefill_batch_size=min(PREFILL_ROWS, max_rows)
-        )
+    def __init__(self, model: Any) -> None:
+        self.pace = Pace()
+        self.cohorts: list[Cohort] = []
+        self._model = model
+        self._factory = CacheFactory(model)
+        self.decoding = self._new_group()
+        self._passes: list[Pass] = []
+        self._last_passes: list[Pass] = []
+        self._last_active_bytes = read_memory().active_bytes
+        self._last_held_bytes = 0
 
-    def insert(self, prompt: Sequence[int], max_tokens: int, end_tokens: frozenset[int], sampling: RowSampling) -> int:
-        """Adds a row and returns its number. Its prompt is computed by the coming steps."""
-        (row,) = self._generator.insert(
-            [list(prompt)],
-            max_tokens=[max_tokens],
-            samplers=[sampling],
-            stop_sequences=[StopSequences([[token] for token in sorted(end_tokens)])],
-        )
-        self._prefilling.add(row)
-        return int(row)
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows this model's caches can hold together; None if that is no matter."""
+        return None if self._factory.batchable else 1
 
-    def remove(self, rows: Sequence[int]) -> None:
-        """Frees rows at whatever stage they are; unknown numbers are ignored."""
-        with mx.stream(self._generator.stream):
-            self._generator.remove(list(rows))
-        self._prefilling.difference_update(rows)
+    @property
+    def prompts_together(self) -> bool:
+        """Several prompts may be computed in one pass."""
+        return self._factory.ragged
 
-    def step(self) -> list[RowToken]:
-        """One decode step for the rows that have started, and one chunk of the prompts of those that have not.
+    def add(self, prompts: Sequence[Prompt]) -> Cohort:
+        """Prompts that shall be computed together (several only where `prompts_together`)."""
+        self.cohorts.append(Cohort(prompts, self._factory))
+        return self.cohorts[-1]
 
-        The chunk is `prefill_chunk_tokens` for all prompts together (but not too few of each), so that it
-        stalls the others no longer when many come at once.
+    def decode(self) -> list[RowOutcome]:
+        """One step of all rows that decode."""
+        outcomes: list[RowOutcome] = []
+        if self.decoding.rows:
+            outcomes = self.decoding.step(SLOWDOWN_BESIDE_PROMPTS if self.cohorts else inf)
+            if self.cohorts:  # a chunk comes next: what is known by then shall not wait for it
+                outcomes += self.decoding.settle()
+            if self.decoding.last_pass:
+                self._passes.append(self.decoding.last_pass)
+        return outcomes
+
+    def prefill(self, cohort: Cohort, width: int) -> None:
+        """Computes the next `width` tokens of a cohort's prompts."""
+        started = time.perf_counter()
+        chunk = cohort.compute(self._model, width)
+        self.pace.chunk_done(chunk, time.perf_counter() - started)
+        self._passes.append(chunk)
+
+    def join_ready(self, cohort: Cohort) -> None:
+        """Prompts that are computed up to their last token become rows that decode."""
+        ready = [prompt for prompt in cohort.prompts if not prompt.left]
+        for prompt in ready:
+            self.decoding.join(cohort.caches, cohort.prompts.index(prompt), prompt.rows)
+        self._drop(cohort, ready)
+
+    def calibrate(self, tokens: int) -> None:
+        """Computes chunks of some prompt, so that the first real ones are cut to a known cost.
+
+        The very first passes are slow (kernels are compiled, memory is touched) and say nothing.
         """
-        prompts = min(PREFILL_ROWS, len(self._prefilling)) or 1
-        self._generator.prefill_step_size = max(SMALLEST_CHUNK_TOKENS, self._prefill_chunk_tokens // prompts)
-        _, responses = self._generator.next()
-        self._prefilling.difference_update(response.uid for response in responses)
-        return [
-            RowToken(response.uid, response.token, response.logprobs, response.finish_reason) for response in responses
-        ]
+        cohort = Cohort([Prompt(0, [], [0] * (4 * max(tokens, CALIBRATION_TOKENS)))], self._factory)
+        for width in (CALIBRATION_TOKENS, CALIBRATION_TOKENS, CALIBRATION_TOKENS, tokens // 2, CALIBRATION_TOKENS):
+            started = time.perf_counter()
+            chunk = cohort.compute(self._model, max(1, width))
+            if chunk.before:
+                self.pace.chunk_done(chunk, time.perf_counter() - started)
 
-    def close(self) -> None:
-        self._generator.close()
+    def observe_memory(self, memory: ModelMemory) -> None:
+        """Lets the ledger learn what the latest passes took beyond what they hold. Call it once after each step.
 
+        A pass may run during the step after the one that queued it, so what was seen is put down to the largest of
+        both steps.
+        """
+        held = self.decoding.caches.nbytes + sum(cohort.caches.nbytes for cohort in self.cohorts)
+        reading = read_memory()
+        passes = self._last_passes + self._passes
+        if passes:
+            tokens, context = max(work.tokens for work in passes), max(work.context for work in passes)
+            memory.observe_pass(
+                tokens, context, reading.peak_bytes, self._last_active_bytes, max(0, held - self._last_held_bytes)
+            )
+        self._last_passes, self._passes = self._passes, []
+        self._last_active_bytes, self._last_held_bytes = reading.active_bytes, held
 
-class _SamplingGenerator(BatchGenerator):  # type: ignore[misc]
-    """A `BatchGenerator` whose rows are `RowSampling`s, sampled together.
+    def remove(self, rows: Collection[Row]) -> None:
+        """Frees rows at whatever stage they are; unknown ones are ignored."""
+        self.decoding.remove(rows)
+        for cohort in list(self.cohorts):
+            for prompt in cohort.prompts:
+                prompt.rows = [row for row in prompt.rows if row not in rows]
+            self._drop(cohort, [prompt for prompt in cohort.prompts if not prompt.rows])
 
-    Upstream builds its two stages in the constructor with its own classes; they are still empty when replaced.
-    """
+    def drop(self, cohort: Cohort) -> None:
+        """Forgets prompts that cannot be computed."""
+        if cohort in self.cohorts:
+            self.cohorts.remove(cohort)
 
-    def __init__(self, model: Any, **options: Any) -> None:
-        super().__init__(model, **options)
-        self._prompt_batch = _PromptStage.empty(model, greedy_sampler, prefill_step_size=self.prefill_step_size)
-        self._generation_batch = _DecodeStage.empty(model, greedy_sampler)
+    def drop_decoding(self) -> None:
+        """Forgets the rows that decode; the prompts are not touched."""
+        self.decoding = self._new_group()
 
+    def _new_group(self) -> DecodeGroup:
+        return DecodeGroup(self._model, self._factory.for_decoding(), self.pace)
 
-class _PromptStage(PromptProcessingBatch):  # type: ignore[misc]
-    """Differs from upstream only in the class it hands finished prompts to."""
-
-    uids: list[int]
-    prompt_cache: list[Any]
-    tokens: list[list[int]]
-    samplers: list[RowSampling]
-    logits_processors: list[Any]
-    max_tokens: list[int]
-    stop_sequences: list[StopSequences]
-
-    def generate(self, tokens: list[list[int]]) -> "_DecodeStage":
-        if any(len(row) > 1 for row in tokens):
-            self.prompt([row[:-1] for row in tokens])
-        decode = _DecodeStage(
-            self.model,
-            self.uids,
-            mx.array([row[-1] for row in tokens]),
-            self.prompt_cache,
-            self.tokens,
-            self.samplers,
-            self.fallback_sampler,
-            self.logits_processors,
-            self.stop_sequences,
-            self.max_tokens,
-        )
-        self.uids, self.prompt_cache, self.tokens = [], [], []
-        self.samplers, self.logits_processors, self.max_tokens, self.stop_sequences = [], [], [], []
-        return decode
-
-
-class _DecodeStage(GenerationBatch):  # type: ignore[misc]
-    """Samples all rows at once and computes log-probabilities only for rows that asked.
-
-    `_next_logprobs` holds, for each row, None or the arrays of `sampling.score`; upstream only moves these
-    entries about when rows join and leave.
-    """
-
-    tokens: list[list[int]]
-    samplers: list[RowSampling]
-    _next_tokens: mx.array
-    _next_logprobs: list[tuple[mx.array, ...] | None]
-
-    def _step(self) -> tuple[list[int], list[TokenScores | None]]:
-        self._current_tokens, self._current_logprobs = self._next_tokens, self._next_logprobs
-        inputs, scores = self._current_tokens, self._current_logprobs
-
-        logits = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        rows = self.samplers
-        for index, row in enumerate(rows):
-            row.advance(inputs[index])
-        self._next_tokens = sample(logits, rows)
-        self._next_logprobs = [
-            None if row.top_logprobs is None else score(logits[i], self._next_tokens[i], row.top_logprobs)
-            for i, row in enumerate(rows)
-        ]
-        # The next tokens are computed while the caller delivers these.
-        mx.async_eval(self._next_tokens, [arrays for arrays in self._next_logprobs if arrays])  # type: ignore[no-untyped-call]
-
-        tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
-        for history, token in zip(self.tokens, tokens, strict=True):
-            history.append(token)
-        return tokens, [read_scores(arrays) if arrays else None for arrays in scores or [None] * len(rows)]
+    def _drop(self, cohort: Cohort, prompts: Sequence[Prompt]) -> None:
+        if len(prompts) == len(cohort.prompts):
+            self.cohorts.remove(cohort)
+        elif prompts:
+            cohort.drop(prompts)

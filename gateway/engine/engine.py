@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import EngineConfig, HardwareConfig
+from gateway.engine.memory_ledger import Admission, ModelMemory
 from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
 from gateway.engine.token_stream import StepReport, TokenRequest, TokenStream
-from gateway.errors import GatewayError, Overloaded, ShuttingDown
+from gateway.errors import GatewayError, ModelUnavailable, Overloaded, ShuttingDown
 from gateway.hardware.blas import Blas
 from gateway.observability.metrics import ModelMetrics
 
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
-    from gateway.engine.generation_loop import GenerationLoop
+    from gateway.engine.generation_loop import GenerationLoop, LoopLimits
+    from gateway.hardware.backend import Backend
 
 FIRST_GUESS_SECONDS = 1.0
 """Between two requests' ends while the batch is full, before that was measured; for `Retry-After`."""
@@ -24,10 +27,12 @@ FIRST_GUESS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineReady:
-    """What a load reports: the backend in words, and the weights' bytes in memory."""
+    """What a load reports: the backend and the caches in words, and the weights' bytes in memory."""
 
     backend: str
+    caches: str
     weight_bytes: int
+    admission: Admission
 
 
 @dataclass(slots=True)
@@ -42,7 +47,11 @@ class Engine:
     Requests may be submitted while the model loads: they wait in the thread's command queue.
     """
 
-    def __init__(self, thread: MlxThread, config: EngineConfig, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, model_id: str, thread: MlxThread, memory: ProcessMemory, config: EngineConfig, metrics: ModelMetrics
+    ) -> None:
+        self._model_id = model_id
+        self._memory = memory
         self._thread = thread
         self._config = config
         self._metrics = metrics
@@ -54,6 +63,8 @@ class Engine:
         self._last_end = 0.0
         self._failure: GatewayError | None = None
         self._worker: GenerationLoop | None = None
+        self._admission: Admission | None = None
+        self._broken = asyncio.Event()
 
     @property
     def failure(self) -> GatewayError | None:
@@ -84,27 +95,45 @@ class Engine:
         def on_thread() -> EngineReady:
             from gateway.engine.batch import Batch
             from gateway.engine.generation_loop import GenerationLoop
+            from gateway.engine.kv_layout import KvLayout
             from gateway.engine.model_loader import load_model
             from gateway.hardware.backend import detect_backend
 
+            self._worker = None  # after a breakdown: its model must go before the new one comes
             backend = detect_backend(hardware, blas)
+            ledger = self._memory.ledger()
             loaded = load_model(folder, backend.dtype, progress_or_stop)
-            chunk = self._config.prefill_chunk_tokens or backend.prefill_chunk_tokens
-            self._worker = GenerationLoop(
-                lambda: Batch(loaded.model, self._config.max_running, chunk),
-                loaded.vocabulary,
-                self._config.max_running,
-                self._on_event_loop(self._deliver),
-            )
+            limits = self._loop_limits(backend)
+            layout = KvLayout.measure(loaded.model, limits.chunk_tokens)
+            memory = ModelMemory(ledger, self._model_id, layout, loaded.weight_bytes, limits.pass_tokens)
+            batch = Batch(loaded.model)
+            batch.calibrate(limits.chunk_tokens)
+            if not memory.admission.fits(prompt_tokens=1, max_tokens=1, choices=1):
+                memory.release()
+                raise ModelUnavailable(
+                    f"The model's weights ({loaded.weight_bytes / 2**20:.0f} MiB) leave no room for a request within "
+                    f"the memory budget of {ledger.budget_bytes / 2**20:.0f} MiB. Raise hardware.memory_bytes or "
+                    "hardware.memory_fraction, or serve a smaller model."
+                )
+            self._worker = GenerationLoop(batch, loaded.vocabulary, limits, memory, self._on_event_loop(self._deliver))
             self._thread.add_worker(self._worker)
-            return EngineReady(str(backend), loaded.weight_bytes)
+            return EngineReady(
+                str(backend),
+                layout.describe(),
+                loaded.weight_bytes,
+                memory.admission.with_fixed_work_space(limits.pass_tokens),
+            )
 
-        return await asyncio.wrap_future(self._thread.run(on_thread))
+        ready = await asyncio.wrap_future(self._thread.run(on_thread))
+        self._admission = ready.admission
+        return ready
 
     def submit(self, request: TokenRequest) -> TokenStream:
         """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
         if self._failure:
             raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
+        if self._admission:
+            self._admission.check(len(request.prompt), request.reserved_tokens, len(request.seeds))
         rows = len(request.seeds)
         waiting = max(0, self._outstanding_rows - self._config.max_running)
         if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:
@@ -115,6 +144,17 @@ class Engine:
         self._outstanding_rows += rows
         self._thread.post(lambda: self._worker.submit(ticket, request) if self._worker else None)
         return stream
+
+    async def broke_down(self) -> GatewayError:
+        """Waits until the engine has closed by itself, because it could not go on."""
+        await self._broken.wait()
+        assert self._failure
+        return self._failure
+
+    def recover(self) -> None:
+        """Takes requests again: they wait for the load, which must follow without an `await` in between."""
+        self._failure = None
+        self._broken.clear()
 
     def fail(self, error: GatewayError) -> None:
         """Ends every outstanding request with `error` and refuses new ones."""
@@ -138,8 +178,7 @@ class Engine:
 
     def _deliver(self, report: StepReport) -> None:
         """The MLX thread's report of one step, on the event loop."""
-        self._metrics.running.set(report.running)
-        self._metrics.waiting.set(report.waiting)
+        self._metrics.step_done(report.state)
         for ticket, token in report.tokens:
             if outstanding := self._outstanding.get(ticket):
                 outstanding.stream.feed(token)
@@ -150,6 +189,13 @@ class Engine:
                 self._forget(ticket).fail(error)
         if report.closed:
             self.fail(report.closed)
+            self._thread.post(self._drop_worker)
+            if not isinstance(report.closed, ShuttingDown):
+                self._broken.set()
+
+    def _drop_worker(self) -> None:
+        """On the MLX thread: the model's memory goes with it."""
+        self._worker = None
 
     def _forget(self, ticket: int) -> TokenStream:
         outstanding = self._outstanding.pop(ticket)
@@ -160,6 +206,20 @@ class Engine:
         self._last_end = now
         self._outstanding_rows -= outstanding.stream.choices
         return outstanding.stream
+
+    def _loop_limits(self, backend: "Backend") -> "LoopLimits":
+        from gateway.engine.generation_loop import LoopLimits
+
+        config = self._config
+        return LoopLimits(
+            max_rows=config.max_running,
+            chunk_tokens=config.prefill_chunk_tokens or backend.prefill_chunk_tokens,
+            min_chunk_tokens=config.min_chunk_tokens,
+            pass_tokens=max(config.prefill_chunk_tokens, backend.prefill_pass_tokens),
+            stall_budget=config.stall_budget,
+            ageing_seconds=config.ageing_seconds,
+            speculation=config.speculation,
+        )
 
     def _retry_after_seconds(self, waiting: int) -> int:
         """When a place in the queue should be free, from how fast requests ended lately; 1 to 60."""

@@ -39,6 +39,7 @@ class MlxThread:
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._workers: list[Worker] = []
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         # A daemon, so that a process that dies on an error is not kept alive by it; an orderly end calls `stop`.
         self._thread = threading.Thread(target=self._run, name="mlx", daemon=True)
 
@@ -57,6 +58,9 @@ class MlxThread:
     def run(self, function: Callable[[], Result]) -> Future[Result]:
         """Runs `function` on the thread; the future carries its result or exception."""
         future: Future[Result] = Future()
+        if self._ended.is_set():
+            future.set_exception(RuntimeError("the MLX thread has ended"))
+            return future
 
         def command() -> None:
             if not future.set_running_or_notify_cancel():
@@ -82,11 +86,17 @@ class MlxThread:
     def _run(self) -> None:
         try:
             while self._take_commands():
-                for worker in list(self._workers):
-                    self._step(worker)
+                self._step_workers()
             for worker in self._workers:
                 worker.close(None)
+        except BaseException as error:
+            # Whatever it is, those who wait must hear of it.
+            log.exception("the MLX thread ends")
+            for worker in self._workers:
+                self._close(worker, error)
+            raise
         finally:
+            self._ended.set()
             self._workers.clear()
             if "mlx.core" in sys.modules:
                 # Without this the process crashed at exit in 13 runs of 20.
@@ -108,10 +118,21 @@ class MlxThread:
                 log.exception("a command failed; the thread goes on")
             wait = False
 
+    def _step_workers(self) -> None:
+        """In a frame of its own, so that nothing holds on to a worker (and its model) that has been closed."""
+        for worker in list(self._workers):
+            self._step(worker)
+
     def _step(self, worker: Worker) -> None:
         try:
             worker.step()
         except Exception as error:
             log.exception("an engine cannot go on and is closed")
             self._workers.remove(worker)
+            self._close(worker, error)
+
+    def _close(self, worker: Worker, error: BaseException) -> None:
+        try:
             worker.close(error)
+        except Exception:
+            log.exception("an engine could not be closed")

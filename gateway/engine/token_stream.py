@@ -8,10 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation.events import FinishReason
-from gateway.generation.request import Sampling
+from gateway.generation.request import Priority, Sampling
+from gateway.observability.engine_state import EngineState
+
+if TYPE_CHECKING:
+    from gateway.engine.constraint import CompiledGrammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +24,8 @@ class TokenRequest:
     """A prompt to continue `len(seeds)` times.
 
     `prompt` holds at least one token id, and `len(prompt) + max_tokens` fits the model's context. Generation ends with
-    one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`).
+    one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
+    `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
     """
 
     prompt: list[int]
@@ -28,12 +34,23 @@ class TokenRequest:
     seeds: tuple[int, ...]
     end_tokens: frozenset[int]
     top_logprobs: int | None = None
+    grammar: "CompiledGrammar | None" = None
+    priority: Priority = Priority.NORMAL
+    session: str = ""
+    expected_tokens: int | None = None
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Of each answer, for which memory is set aside before it starts."""
+        return self.max_tokens if self.expected_tokens is None else min(self.expected_tokens, self.max_tokens)
 
     def check_tokens(self, vocabulary: int) -> None:
-        """Raises `InvalidRequest` for ids that are not below `vocabulary`.
+        """Raises `InvalidRequest` for an empty prompt, and for ids that are not below `vocabulary`.
 
         A tokenizer may have more tokens than its model, and mlx does not check indices: it would read foreign memory.
         """
+        if not self.prompt:
+            raise InvalidRequest("The prompt is empty; write something.", "messages")
         for param, tokens in (("messages", self.prompt), ("logit_bias", self.sampling.logit_bias)):
             if (largest := max(tokens, default=0)) >= vocabulary:
                 raise InvalidRequest(
@@ -62,15 +79,14 @@ class GeneratedToken:
 
 @dataclass(slots=True)
 class StepReport:
-    """What one engine step did. `running` and `waiting` count rows (choices) after the step.
+    """What one engine step did, and how the engine does after it.
 
     `closed` says why the engine takes no more requests; it is the last report.
     """
 
-    running: int = 0
-    waiting: int = 0
     tokens: list[tuple[int, GeneratedToken]] = field(default_factory=list)
     failures: list[tuple[int, GatewayError]] = field(default_factory=list)
+    state: EngineState = field(default_factory=EngineState)
     closed: GatewayError | None = None
 
 

@@ -1,7 +1,7 @@
 """A shared library of one function that jumps to another library's function of a different name.
 
-OpenBLAS's own wheels prefix their symbols (`scipy_cblas_sgemm`), so that they never meet another BLAS in one process. mlx
-asks the dynamic linker for `cblas_sgemm`, and only a library that exports that very name can answer.
+OpenBLAS's own wheels prefix their symbols (`scipy_cblas_sgemm`), so that they never meet another BLAS in one process.
+mlx asks the dynamic linker for `cblas_sgemm`, and only a library that exports that very name can answer.
 Source: "Tool Interface Standard ELF Specification" 1.2 and "System V ABI, AMD64 Architecture Processor Supplement" 1.0.
 """
 

@@ -7,6 +7,7 @@ import asyncio
 
 from gateway.config import Config
 from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
 from gateway.errors import ModelNotFound, ShuttingDown
 from gateway.hardware.blas import Blas
 from gateway.model_pool.resident_model import ModelState, ResidentModel, TextModel
@@ -18,10 +19,18 @@ from gateway.observability.metrics import Metrics
 class ModelPool:
     """Finds models by the ids that clients use."""
 
-    def __init__(self, config: Config, store: ModelStore, thread: MlxThread, blas: Blas, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: ModelStore,
+        thread: MlxThread,
+        memory: ProcessMemory,
+        blas: Blas,
+        metrics: Metrics,
+    ) -> None:
         """Raises `ModelStoreError` when the configured source can be no model."""
         model_id = config.model.id or read_source(config.model.source).model_id
-        model = ResidentModel(model_id, config, store, thread, blas, metrics)
+        model = ResidentModel(model_id, config, store, thread, memory, blas, metrics)
         self._models = {model_id: model}
         self._loads: list[asyncio.Task[None]] = []
         self._draining = False
@@ -37,7 +46,7 @@ class ModelPool:
 
     def start(self) -> None:
         """Begins to load."""
-        self._loads = [asyncio.create_task(model.load()) for model in self._models.values()]
+        self._loads = [asyncio.create_task(model.run()) for model in self._models.values()]
 
     def find(self, model_id: str) -> ResidentModel:
         """Raises `ModelNotFound` with the known ids."""

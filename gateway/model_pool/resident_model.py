@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import Config
+from gateway.engine.constraint import GrammarCompiler
 from gateway.engine.engine import Engine
 from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
 from gateway.errors import GatewayError, ModelUnavailable
 from gateway.hardware.blas import Blas
 from gateway.model_pool.background import in_background
@@ -21,6 +23,13 @@ if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run tim
     from gateway.engine.model_loader import TextSide
 
 log = logging.getLogger(__name__)
+
+CALM_SECONDS = 60.0
+"""An engine that broke down is built again at once if it lived so long, or for the first time."""
+
+FIRST_WAIT_SECONDS = 1.0
+MOST_WAIT_SECONDS = 60.0
+"""Before an engine is built again that breaks down time after time."""
 
 
 class ModelState(StrEnum):
@@ -42,6 +51,7 @@ class TextModel:
     vocabulary: int
     context_tokens: int
     end_tokens: frozenset[int]
+    grammars: GrammarCompiler
     engine: Engine
     metrics: ModelMetrics
 
@@ -55,6 +65,7 @@ class ResidentModel:
         config: Config,
         store: ModelStore,
         thread: MlxThread,
+        memory: ProcessMemory,
         blas: Blas,
         metrics: Metrics,
     ) -> None:
@@ -68,8 +79,11 @@ class ResidentModel:
         self._thread = thread
         self._blas = blas
         self._metrics = metrics.for_model(model_id)
-        self._engine = Engine(thread, config.engine, self._metrics)
+        self._engine = Engine(model_id, thread, memory, config.engine, self._metrics)
         self._text: TextModel | None = None
+        self._folder: Path | None = None
+        self._ready_since = 0.0
+        self._restart_wait = 0.0
         self._decided = asyncio.Event()  # the text side is there, or nothing will be
 
     @property
@@ -104,16 +118,36 @@ class ResidentModel:
         assert self._text is not None
         return self._text
 
-    async def load(self) -> None:
-        """Runs once, as a task. Failures end up in `failure` and in the log."""
+    async def run(self) -> None:
+        """Loads the model, and again when its engine breaks down. A task; failures end up in `failure` and the log."""
         try:
             await self._load()
+            while self._config.engine.restart:
+                await self._engine.broke_down()
+                await self._restart()
         except GatewayError as error:
             self._fail(error)
             log.error("%s cannot be served: %s", self.model_id, error)
         except Exception as error:
             self._fail(ModelUnavailable(f"{self.model_id} could not be loaded: {error}"))
             log.exception("%s could not be loaded", self.model_id)
+
+    async def _restart(self) -> None:
+        """Builds the engine anew, until that works. What breaks down soon again waits twice as long each time."""
+        if time.monotonic() - self._ready_since > CALM_SECONDS:
+            self._restart_wait = 0.0
+        while self.failure:
+            log.warning("%s: the engine broke down; it is built again in %.0f s", self.model_id, self._restart_wait)
+            await asyncio.sleep(self._restart_wait)
+            self._restart_wait = min(MOST_WAIT_SECONDS, 2 * self._restart_wait or FIRST_WAIT_SECONDS)
+            self._metrics.restarts.inc()
+            self._state = ModelState.LOADING
+            self._engine.recover()
+            try:
+                await self._load_weights(time.perf_counter())
+            except Exception as error:
+                log.exception("%s could not be loaded again", self.model_id)
+                self._fail(ModelUnavailable(f"{self.model_id} could not be loaded again: {error}"))
 
     def shut_down(self, error: GatewayError) -> None:
         """Ends every request of this model with `error`."""
@@ -129,23 +163,31 @@ class ResidentModel:
             side.vocabulary,
             self._allowed_context(side.context_tokens),
             side.end_tokens,
+            GrammarCompiler(side.tokenizer, side.vocabulary, side.end_tokens),
             self._engine,
             self._metrics,
         )
         self._decided.set()
-        self._doing = "loading the weights"
-        ready = await self._engine.load(folder, self._config.hardware, self._blas, self._set_fraction)
-        self._state, self._doing = ModelState.READY, "ready"
+        self._folder = folder
+        await self._load_weights(started)
+
+    async def _load_weights(self, started: float) -> None:
+        assert self._text
+        assert self._folder
+        self._state, self._doing, self._fraction = ModelState.LOADING, "loading the weights", 0.0
+        ready = await self._engine.load(self._folder, self._config.hardware, self._blas, self._set_fraction)
+        self._state, self._doing, self._ready_since = ModelState.READY, "ready", time.monotonic()
         seconds = time.perf_counter() - started
         self._metrics.load_seconds.set(seconds)
         self._metrics.weight_bytes.set(ready.weight_bytes)
         log.info(
-            "%s is ready after %.1f s on %s, %.0f MB, context %d tokens",
+            "%s is ready after %.1f s on %s, %.0f MB, context %d tokens, KV cache: %s",
             self.model_id,
             seconds,
             ready.backend,
             ready.weight_bytes / 1e6,
             self._text.context_tokens,
+            ready.caches,
         )
 
     async def _locate(self) -> Path:

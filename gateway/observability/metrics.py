@@ -8,6 +8,9 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.generation.request import Priority
+from gateway.observability.engine_state import EngineState
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The classic text format: the newer one that Prometheus negotiates would rename `vllm:x` to `vllm_x`."""
 
@@ -61,6 +64,33 @@ class Metrics:
             ["model_name", "reason"],
             registry=registry,
         )
+        self._waiting_by_class = Gauge(
+            "mlx_gateway_requests_waiting",
+            "Rows (choices) waiting for a place in the batch, by class",
+            ["model_name", "priority"],
+            registry=registry,
+        )
+        self._restarts = self._counter("mlx_gateway_engine_restarts_total", "Engines built again after a breakdown")
+        self._preemptions = self._counter(
+            "vllm:num_preemptions_total", "Requests put back into the queue because memory ran short"
+        )
+        self._drafted = self._counter("vllm:spec_decode_num_draft_tokens_total", "Tokens proposed by prompt lookup")
+        self._accepted = self._counter("vllm:spec_decode_num_accepted_tokens_total", "Proposed tokens that held")
+        self._decode_step = self._gauge("mlx_gateway_decode_step_seconds", "A decode step of the present batch")
+        self._chunk_tokens = self._gauge("mlx_gateway_prefill_chunk_tokens", "Tokens per prompt of the last chunk")
+        self._pass_fixed = self._gauge("mlx_gateway_pass_fixed_seconds", "Learned cost of a forward pass by itself")
+        self._pass_per_token = self._gauge(
+            "mlx_gateway_pass_token_seconds", "Learned cost of each token of a forward pass"
+        )
+        self._pass_per_attended = self._gauge(
+            "mlx_gateway_pass_attended_token_seconds", "Learned cost of each pair of a token and one it attends to"
+        )
+        self.memory_bytes = Gauge(
+            "mlx_gateway_memory_bytes",
+            "The memory budget, who holds how much of it, and what is free",
+            ["owner"],
+            registry=registry,
+        )
         self._load_seconds = self._gauge("mlx_gateway_model_load_seconds", "How long the last load took")
         self._weight_bytes = self._gauge("mlx_gateway_model_weight_bytes", "Memory of the model's weights")
 
@@ -80,12 +110,41 @@ class Metrics:
         return Histogram(name, documentation, ["model_name"], buckets=buckets, registry=self.registry)
 
 
+class GrowingTotal:
+    """A counter fed with totals, which begin at 0 again when an engine is built anew."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._last = 0
+
+    def reached(self, total: int) -> None:
+        self._counter.inc(total - self._last if total >= self._last else total)
+        self._last = total
+
+
 class ModelMetrics:
     """One model's series. `model_name` is a configured id."""
 
     def __init__(self, metrics: Metrics, model_name: str) -> None:
-        self.running = metrics._running.labels(model_name)
-        self.waiting = metrics._waiting.labels(model_name)
+        self._running = metrics._running.labels(model_name)
+        self._waiting = metrics._waiting.labels(model_name)
+        self._waiting_by_class = {
+            priority: metrics._waiting_by_class.labels(model_name, priority.name.lower()) for priority in Priority
+        }
+        self._memory_bytes = metrics.memory_bytes
+        self.restarts = metrics._restarts.labels(model_name)
+        self._totals = {
+            "preempted": GrowingTotal(metrics._preemptions.labels(model_name)),
+            "drafted_tokens": GrowingTotal(metrics._drafted.labels(model_name)),
+            "accepted_tokens": GrowingTotal(metrics._accepted.labels(model_name)),
+        }
+        self._values = {
+            "decode_seconds": metrics._decode_step.labels(model_name),
+            "chunk_tokens": metrics._chunk_tokens.labels(model_name),
+            "fixed_seconds": metrics._pass_fixed.labels(model_name),
+            "seconds_per_token": metrics._pass_per_token.labels(model_name),
+            "seconds_per_attended": metrics._pass_per_attended.labels(model_name),
+        }
         self.prompt_tokens = metrics._prompt_tokens.labels(model_name)
         self.generation_tokens = metrics._generation_tokens.labels(model_name)
         self.first_token = metrics._first_token.labels(model_name)
@@ -97,6 +156,19 @@ class ModelMetrics:
         self._unfinished = {
             reason: metrics._unfinished.labels(model_name, reason) for reason in ("cancelled", "failed")
         }
+
+    def step_done(self, state: EngineState) -> None:
+        """What an engine says of itself after a step."""
+        self._running.set(state.running)
+        self._waiting.set(state.waiting_rows)
+        for priority, gauge in self._waiting_by_class.items():
+            gauge.set(state.waiting.get(priority, 0))
+        for name, total in self._totals.items():
+            total.reached(getattr(state, name))
+        for name, gauge in self._values.items():
+            gauge.set(getattr(state, name))
+        for owner, held in state.memory.items():
+            self._memory_bytes.labels(owner).set(held)
 
     def choice_ended(self, reason: str) -> None:
         self._ended[reason].inc()

@@ -1,15 +1,18 @@
 """The story of one text request, from top to bottom."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
 
 from gateway.chat.answer import Answer
 from gateway.chat.prompt import PromptBuilder
+from gateway.config import EngineConfig
+from gateway.engine.constraint import CompiledGrammar
 from gateway.engine.token_stream import TokenRequest, TokenStream
 from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest
 from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished
-from gateway.generation.request import TextRequest
+from gateway.generation.request import Priority, TextRequest
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import TextModel
 from gateway.observability.metrics import Metrics
@@ -21,9 +24,10 @@ SEED_BITS = 63
 class TextServing:
     """Serves text requests with the pool's models. Belongs to the event loop."""
 
-    def __init__(self, pool: ModelPool, metrics: Metrics) -> None:
+    def __init__(self, pool: ModelPool, metrics: Metrics, config: EngineConfig) -> None:
         self._pool = pool
         self._metrics = metrics
+        self._config = config
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event, None]:
         """The events of one request; closing the generator at any point cancels it.
@@ -34,7 +38,8 @@ class TextServing:
         try:
             model = await self._pool.text_model(request.model)
             prompt = await PromptBuilder(model.tokenizer).build(request.messages)
-            stream = model.engine.submit(_token_request(request, prompt, model))
+            grammar = await _compiled(request, model)
+            stream = model.engine.submit(self._token_request(request, prompt, grammar, model))
         except GatewayError as error:
             self._metrics.refused_requests.labels(type(error).__name__).inc()
             raise
@@ -53,30 +58,48 @@ class TextServing:
             stream.cancel()
             clock.unfinished("cancelled")
 
-
-def _token_request(request: TextRequest, prompt: list[int], model: TextModel) -> TokenRequest:
-    """Checks the request against the model's limits and puts it into tokens."""
-    room = model.context_tokens - len(prompt)
-    if room < 1:
-        raise ContextLengthExceeded(len(prompt), model.context_tokens)
-    if not prompt:
-        raise InvalidRequest("The messages render to an empty prompt; write something.", param="messages")
-    if request.choices > model.engine.max_choices:
-        raise InvalidRequest(
-            f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
-            param="n",
+    def _token_request(
+        self, request: TextRequest, prompt: list[int], grammar: CompiledGrammar | None, model: TextModel
+    ) -> TokenRequest:
+        """Checks the request against the model's limits and puts it into tokens."""
+        room = model.context_tokens - len(prompt)
+        if room < 1:
+            raise ContextLengthExceeded(len(prompt), model.context_tokens)
+        if not prompt:
+            raise InvalidRequest("The messages render to an empty prompt; write something.", param="messages")
+        if request.choices > model.engine.max_choices:
+            raise InvalidRequest(
+                f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
+                param="n",
+            )
+        first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
+        token_request = TokenRequest(
+            prompt=prompt,
+            max_tokens=min(room, request.max_tokens or room),
+            expected_tokens=None if request.max_tokens else self._config.expected_answer_tokens,
+            sampling=request.sampling,
+            seeds=tuple(first_seed + choice for choice in range(request.choices)),
+            end_tokens=model.end_tokens,
+            top_logprobs=request.top_logprobs,
+            grammar=grammar,
+            priority=self._priority(request),
+            session=request.origin.session,
         )
-    first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
-    token_request = TokenRequest(
-        prompt=prompt,
-        max_tokens=min(room, request.max_tokens or room),
-        sampling=request.sampling,
-        seeds=tuple(first_seed + choice for choice in range(request.choices)),
-        end_tokens=model.end_tokens,
-        top_logprobs=request.top_logprobs,
-    )
-    token_request.check_tokens(model.vocabulary)
-    return token_request
+        token_request.check_tokens(model.vocabulary)
+        return token_request
+
+    def _priority(self, request: TextRequest) -> Priority:
+        """As wished; else a short answer is one that somebody waits for."""
+        if request.origin.priority is not None:
+            return request.origin.priority
+        short = request.max_tokens is not None and request.max_tokens <= self._config.interactive_tokens
+        return Priority.INTERACTIVE if short else Priority.NORMAL
+
+
+async def _compiled(request: TextRequest, model: TextModel) -> CompiledGrammar | None:
+    """The request's grammar for this model, off the event loop: it may take a second."""
+    grammar = request.grammar
+    return await asyncio.to_thread(model.grammars.compile, grammar, grammar.param) if grammar else None
 
 
 async def _answer(

@@ -49,6 +49,13 @@ async def test_metrics_count_what_happened(client: httpx.AsyncClient) -> None:
     assert await value("vllm:request_success_total", finished_reason="length") == ended + 1
     assert await value("mlx_gateway_build_info", version=version("mlx-gateway")) == 1
     assert await value("mlx_gateway_model_weight_bytes", model_name="tiny") > 1e6
+    for measured in ("decode_step_seconds", "prefill_chunk_tokens"):
+        assert await value(f"mlx_gateway_{measured}", model_name="tiny") > 0
+    learned = [await value(f"mlx_gateway_pass_{part}_seconds") for part in ("fixed", "token", "attended_token")]
+    assert 0 < max(learned) < 1
+    owners = {owner: await value("mlx_gateway_memory_bytes", owner=owner) for owner in ("budget", "weights", "free")}
+    assert owners["budget"] > owners["weights"] + owners["free"] > owners["free"] > 0
+    assert await value("mlx_gateway_requests_waiting", model_name="tiny", priority="interactive") == 0
     await client.get("/v1/invented/by/a/client")
     routes = (await client.get("/metrics")).text
     assert "invented" not in routes

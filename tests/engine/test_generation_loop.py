@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.engine.memory_ledger import FIRST_GUESS_SHARE
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
-from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
-from gateway.generation.request import Sampling
+from gateway.errors import (
+    GatewayError,
+    GenerationFailed,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestTooLarge,
+    ShuttingDown,
+)
+from gateway.generation.request import Priority, Sampling
+from gateway.observability.engine_state import EngineState
 
 PREFILL_CHUNK = 16
 MAX_RUNNING = 4
@@ -40,6 +50,7 @@ class FaultyModel:
         self._model = model
         self.fault: Callable[[Any], None] | None = None
         self.forward_tokens = 0
+        self.widths: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -48,23 +59,42 @@ class FaultyModel:
         if self.fault:
             self.fault(inputs)
         self.forward_tokens += inputs.size
+        self.widths.append(inputs.shape[1])
         return self._model(inputs, cache=cache)
 
 
 class Bench:
     """A loop and everything it reported."""
 
-    def __init__(self, loaded: Any) -> None:
+    def __init__(
+        self,
+        loaded: Any,
+        *,
+        budget_bytes: int = 4 << 30,
+        chunk_tokens: int = PREFILL_CHUNK,
+        min_chunk_tokens: int = PREFILL_CHUNK,
+    ) -> None:
         from gateway.engine.batch import Batch
-        from gateway.engine.generation_loop import GenerationLoop
+        from gateway.engine.generation_loop import GenerationLoop, LoopLimits
+        from gateway.engine.kv_layout import KvLayout
+        from gateway.engine.memory_ledger import MemoryLedger, ModelMemory
 
         self.model = FaultyModel(loaded.model)
         self.tokens: dict[int, list[GeneratedToken]] = defaultdict(list)
         self.failures: dict[int, GatewayError] = {}
         self.reports: list[StepReport] = []
-        self.loop = GenerationLoop(
-            lambda: Batch(self.model, MAX_RUNNING, PREFILL_CHUNK), loaded.vocabulary, MAX_RUNNING, self._note
+        limits = LoopLimits(
+            max_rows=MAX_RUNNING,
+            chunk_tokens=chunk_tokens,
+            min_chunk_tokens=min_chunk_tokens,
+            pass_tokens=4 * PREFILL_CHUNK,
+            stall_budget=5.0,
+            ageing_seconds=10.0,
+            speculation=True,
         )
+        layout = KvLayout.measure(loaded.model, PREFILL_CHUNK)
+        self.memory = ModelMemory(MemoryLedger(budget_bytes), "tiny", layout, loaded.weight_bytes, limits.pass_tokens)
+        self.loop = GenerationLoop(Batch(self.model), loaded.vocabulary, limits, self.memory, self._note)
 
     def _note(self, report: StepReport) -> None:
         self.reports.append(report)
@@ -73,6 +103,10 @@ class Bench:
         for ticket, error in report.failures:
             assert ticket not in self.failures
             self.failures[ticket] = error
+
+    @property
+    def state(self) -> EngineState:
+        return self.reports[-1].state
 
     def run(self) -> None:
         while self.loop.has_work:
@@ -117,6 +151,9 @@ def test_an_end_token_ends_a_row(bench: Bench, tiny_model: Any) -> None:
     bench.run()
     assert bench.ids(1) == expected
     assert bench.tokens[1][-1].finish == "stop"
+    bench.loop.submit(2, request(prompt(12), max_tokens=5))
+    bench.run()
+    assert bench.ids(2) == greedy_alone(tiny_model, prompt(12), 5)
 
 
 def test_choices_are_rows_with_their_own_seeds(bench: Bench) -> None:
@@ -148,9 +185,9 @@ def test_rows_wait_when_the_batch_is_full(bench: Bench) -> None:
     for ticket in range(MAX_RUNNING + 2):
         bench.loop.submit(ticket, request(prompt(5, ticket), max_tokens=3))
     bench.loop.step()
-    assert (bench.reports[-1].running, bench.reports[-1].waiting) == (MAX_RUNNING, 2)
+    assert (bench.state.running, bench.state.waiting_rows) == (MAX_RUNNING - 1, 3)  # one is kept for interactive work
     bench.run()
-    assert (bench.reports[-1].running, bench.reports[-1].waiting) == (0, 0)
+    assert (bench.state.running, bench.state.waiting_rows) == (0, 0)
     assert all(len(bench.ids(ticket)) == 3 for ticket in range(MAX_RUNNING + 2))
 
 
@@ -172,7 +209,7 @@ def test_one_choice_can_be_cancelled(bench: Bench) -> None:
     bench.loop.submit(1, request(prompt(9), seeds=(5, 6), max_tokens=20))
     bench.steps(5)
     bench.loop.cancel(1, 0)
-    assert bench.reports[-1].running == 1
+    assert bench.state.running == 1
     seen = len(bench.ids(1, choice=0))
     bench.run()
     assert (len(bench.ids(1, choice=0)), len(bench.ids(1, choice=1))) == (seen, 20)
@@ -187,6 +224,16 @@ def test_cancelling_twice_or_after_the_end_is_harmless(bench: Bench) -> None:
     assert len(bench.ids(1)) == 2
 
 
+def test_what_was_sampled_for_cancelled_rows_is_forgotten(bench: Bench, tiny_model: Any) -> None:
+    bench.loop.submit(1, request(prompt(5), max_tokens=50))
+    bench.steps(4)
+    bench.loop.cancel(1)
+    bench.loop.submit(2, request(prompt(6), max_tokens=6))
+    bench.run()
+    assert not bench.failures
+    assert bench.ids(2) == greedy_alone(tiny_model, prompt(6), 6)
+
+
 def test_a_cancelled_prefill_computes_no_more(bench: Bench) -> None:
     bench.loop.submit(1, request(prompt(400)))
     bench.steps(2)
@@ -197,32 +244,266 @@ def test_a_cancelled_prefill_computes_no_more(bench: Bench) -> None:
     assert bench.model.forward_tokens == computed
 
 
-@pytest.mark.parametrize("stage", ["prefill", "decode"])
-def test_a_failing_step_ends_its_rows_and_the_next_requests_are_served(
-    bench: Bench, tiny_model: Any, stage: str
-) -> None:
+def test_a_prompt_that_cannot_be_computed_fails_alone(bench: Bench, tiny_model: Any) -> None:
+    bench.loop.submit(1, request(prompt(6), max_tokens=12))
+    bench.steps(4)
+
     def fault(inputs: Any) -> None:
-        if (inputs.shape[1] > 1) == (stage == "prefill"):
+        if inputs.shape[1] > 1:
             raise RuntimeError("out of memory, say")
 
-    bench.loop.submit(1, request(prompt(30)))
     bench.loop.submit(2, request(prompt(30, seed=2)))
     bench.model.fault = fault
     bench.run()
+    assert set(bench.failures) == {2}
+    assert isinstance(bench.failures[2], GenerationFailed)
+    assert bench.ids(1) == greedy_alone(tiny_model, prompt(6), 12)
+
+
+@pytest.mark.parametrize("stage", ["decode", "sampling"])
+def test_a_failing_step_ends_its_rows_and_everyone_else_is_served(
+    bench: Bench, tiny_model: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that decode; a prompt that is being computed, one that waits and all that follow are not touched."""
+    import gateway.engine.decoding as decoding
+
+    def fault(inputs: Any = None, *more: Any) -> Any:
+        if stage == "sampling" or inputs.shape[1] == 1:
+            raise RuntimeError("out of memory, say")
+
+    for ticket in (1, 2):
+        bench.loop.submit(ticket, request(prompt(5, seed=ticket), max_tokens=50))
+    bench.steps(4)
+    bench.loop.submit(3, request(prompt(60, seed=3)))
+    bench.loop.step()
+    with monkeypatch.context() as patch:
+        if stage == "decode":
+            bench.model.fault = fault
+        else:
+            patch.setattr(decoding, "sample", fault)
+        bench.loop.step()
+    bench.model.fault = None
     assert set(bench.failures) == {1, 2}
     assert all(isinstance(error, GenerationFailed) for error in bench.failures.values())
     assert "out of memory, say" in str(bench.failures[1])
-    bench.model.fault = None
-    bench.loop.submit(3, request(prompt(30)))
+    bench.loop.submit(4, request(prompt(30)))
     bench.run()
-    assert bench.ids(3) == greedy_alone(tiny_model, prompt(30), 8)
+    assert set(bench.failures) == {1, 2}
+    assert bench.ids(3) == greedy_alone(tiny_model, prompt(60, seed=3), 8)
+    assert bench.ids(4) == greedy_alone(tiny_model, prompt(30), 8)
+
+
+class FaultyGrammar:
+    """Allows everything until the third token, then one method breaks; a `CompiledGrammar` and its `Constraint`."""
+
+    def __init__(self, breaks: str, error: Exception) -> None:
+        self.breaks = breaks
+        self.error = error
+        self.tokens = 0
+
+    def _perhaps_break(self, method: str) -> None:
+        if method == self.breaks and (self.tokens >= 3 or method == "start"):
+            raise self.error
+
+    def start(self) -> "FaultyGrammar":
+        self._perhaps_break("start")
+        return self
+
+    def mask(self) -> Any:
+        self._perhaps_break("mask")
+        return np.full(49152 // 32, 0xFFFFFFFF, np.uint32)
+
+    def masks_along(self, draft: list[int]) -> Any:
+        self._perhaps_break("masks_along")
+        return 0, [self.mask()]
+
+    def forced(self, limit: int) -> list[int]:
+        self._perhaps_break("forced")
+        return [5] if self.tokens >= 3 else []
+
+    def advance(self, token: int) -> None:
+        self.tokens += 1
+        self._perhaps_break("advance")
+
+
+@pytest.mark.parametrize("error", [GenerationFailed("too complex"), ZeroDivisionError("a defect")])
+@pytest.mark.parametrize(("breaks", "tokens"), [("start", 0), ("mask", 2), ("advance", 2)])
+def test_a_grammar_that_breaks_ends_its_answer_alone(
+    bench: Bench, tiny_model: Any, breaks: str, tokens: int, error: Exception
+) -> None:
+    grammar: Any = FaultyGrammar(breaks, error)
+    bench.loop.submit(1, replace(request(prompt(9), max_tokens=12), grammar=grammar))
+    bench.loop.submit(2, request(prompt(6), max_tokens=12))
+    bench.run()
+    assert isinstance(bench.failures[1], GenerationFailed)
+    assert len(bench.ids(1)) == tokens
+    assert set(bench.failures) == {1}
+    assert bench.ids(2) == greedy_alone(tiny_model, prompt(6), 12)
+
+
+@pytest.mark.parametrize("breaks", ["forced", "masks_along"])
+def test_a_grammar_that_cannot_look_ahead_does_without(bench: Bench, tiny_model: Any, breaks: str) -> None:
+    grammar: Any = FaultyGrammar(breaks, ZeroDivisionError("a defect"))
+    bench.loop.submit(1, replace(request(prompt(9), max_tokens=12), grammar=grammar))
+    bench.loop.submit(2, request(prompt(6), max_tokens=12))
+    bench.run()
+    assert not bench.failures
+    assert bench.ids(1) == greedy_alone(tiny_model, prompt(9), 12)
+    assert bench.ids(2) == greedy_alone(tiny_model, prompt(6), 12)
+
+
+def test_rows_that_made_room_do_not_count_as_running(tiny_model: Any) -> None:
+    """Two that were put back, and nobody else: they must start again."""
+    bench = Bench(tiny_model)
+    for ticket in (1, 2, 3, 4):
+        bench.loop.submit(ticket, request(prompt(9, ticket), max_tokens=6, seeds=(1,)))
+    bench.steps(3)
+    for running in [known for known in bench.loop._tickets.values() if known.started]:
+        bench.loop._preempt(running)
+    bench.run()
+    assert all(bench.ids(ticket) == greedy_alone(tiny_model, prompt(9, ticket), 6) for ticket in (1, 2, 3, 4))
+
+
+def test_one_choice_that_fails_ends_its_request_alone(bench: Bench, tiny_model: Any) -> None:
+    grammar: Any = FaultyGrammar("advance", GenerationFailed("too complex"))
+    bench.loop.submit(1, replace(request(prompt(9), max_tokens=12, seeds=(1, 2)), grammar=grammar))
+    bench.loop.submit(2, request(prompt(6), max_tokens=12))
+    bench.run()
+    assert set(bench.failures) == {1}
+    assert bench.ids(2) == greedy_alone(tiny_model, prompt(6), 12)
+
+
+def test_a_request_that_ends_in_the_step_that_fails_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last token is read before the sampling of the others fails."""
+    import gateway.engine.decoding as decoding
+
+    def fault(*arguments: object) -> None:
+        raise RuntimeError("out of memory, say")
+
+    bench.loop.submit(1, request(prompt(5), max_tokens=4))
+    bench.loop.submit(2, request(prompt(5), max_tokens=50))
+    while len(bench.ids(1)) < 3:
+        bench.loop.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "sample", fault)
+        bench.loop.step()
+    assert set(bench.failures) == {1, 2}
+    assert not bench.loop.has_work
+
+
+def test_a_choice_of_a_waiting_request_can_be_cancelled(bench: Bench) -> None:
+    for ticket in range(MAX_RUNNING):
+        bench.loop.submit(ticket, request(prompt(5, ticket), max_tokens=20))
+    bench.loop.submit(9, request(prompt(9), max_tokens=3, seeds=(5, 6)))
+    bench.loop.step()
+    bench.loop.cancel(9, 0)
+    bench.run()
+    assert (len(bench.ids(9, 0)), len(bench.ids(9, 1))) == (0, 3)
+
+
+def test_short_work_overtakes_a_long_prompt_between_chunks(bench: Bench) -> None:
+    bench.loop.submit(1, request(prompt(400), max_tokens=2))
+    bench.steps(3)
+    bench.loop.submit(2, replace(request(prompt(10), max_tokens=2), priority=Priority.INTERACTIVE, session="b"))
+    bench.run()
+    assert [ticket for report in bench.reports for ticket, _ in report.tokens] == [2, 2, 1, 1]
+    assert bench.model.forward_tokens < 400 + 10 + 8
+
+
+def test_a_prompt_beside_a_running_answer_is_computed_in_chunks_of_the_stall_budget(tiny_model: Any) -> None:
+    """With a pass that costs its tokens, the chunk is what the budget of four decode steps buys."""
+    bench = Bench(tiny_model, chunk_tokens=128, min_chunk_tokens=4)
+    pace = bench.loop._batch.pace
+    pace.cost.seconds = lambda tokens, attended: 0.001 * tokens  # type: ignore[method-assign]
+    pace.decode_seconds = lambda tokens, context: 0.01  # type: ignore[method-assign]
+    bench.loop.submit(1, request(prompt(5), max_tokens=60))
+    bench.steps(3)
+    bench.loop.submit(2, request(prompt(300), max_tokens=1))
+    bench.model.widths.clear()
+    bench.loop.step()
+    (chunk,) = [width for width in bench.model.widths if width > 1]
+    assert chunk == 40  # (5 - 1) x 10 ms, at 1 ms a token
+
+
+def budget_for(loaded: Any, kv_cache_bytes: int) -> int:
+    """A budget that leaves so much beside the weights and the first guess of the work space."""
+    beside: int = loaded.weight_bytes + kv_cache_bytes
+    return round(beside / (1 - 1 / FIRST_GUESS_SHARE))
+
+
+def test_memory_holds_requests_back_until_there_is_room(tiny_model: Any) -> None:
+    """Room for two rows of 300 tokens: the third waits, though rows are free, and all are served."""
+    whole, kv_cache = Bench(tiny_model), []
+    for ticket in range(3):
+        whole.loop.submit(ticket, request(prompt(40, ticket), max_tokens=260))
+        whole.loop.step()
+        kv_cache.append(whole.memory.owners()["kv_cache"])
+    room = (kv_cache[1] + kv_cache[2]) // 2
+    bench = Bench(tiny_model, budget_bytes=budget_for(tiny_model, room))
+    bench.memory.observe_pass = lambda *observed: None  # type: ignore[method-assign]  # the first guess stays
+    for ticket in range(3):
+        bench.loop.submit(ticket, request(prompt(40, ticket), max_tokens=260))
+    bench.steps(6)
+    assert (bench.state.running, bench.state.waiting_rows) == (2, 1)
+    bench.run()
+    assert not bench.failures
+    assert all(len(bench.ids(ticket)) == 260 for ticket in range(3))
+
+
+def test_a_request_that_can_never_fit_is_refused_with_numbers(tiny_model: Any) -> None:
+    bench = Bench(tiny_model, budget_bytes=tiny_model.weight_bytes + (2 << 20))
+    bench.loop.submit(1, request(prompt(40), max_tokens=100_000))
+    bench.loop.submit(2, request(prompt(40), max_tokens=5))
+    bench.run()
+    assert isinstance(bench.failures[1], RequestTooLarge)
+    assert "100000" in str(bench.failures[1])
+    assert len(bench.ids(2)) == 5
+
+
+def test_answers_that_outgrow_their_memory_make_room_and_lose_nothing(tiny_model: Any) -> None:
+    """Two answers of unstated length: the later one goes back into the queue and goes on where it was."""
+    requests = {
+        ticket: replace(
+            request(prompt(40, ticket), max_tokens=420, seeds=(ticket,), sampling=Sampling(temperature=1.0)),
+            expected_tokens=20,
+        )
+        for ticket in (1, 2)
+    }
+    expected = {}
+    for ticket, one in requests.items():
+        alone = Bench(tiny_model)
+        alone.loop.submit(ticket, one)
+        alone.run()
+        expected[ticket] = alone.ids(ticket)
+    alone.loop.submit(1, replace(requests[1], expected_tokens=None))
+    alone.loop.step()
+    one_row = alone.memory.owners()["kv_cache"]
+    bench = Bench(tiny_model, budget_bytes=budget_for(tiny_model, round(1.5 * one_row)))
+    bench.memory.observe_pass = lambda *observed: None  # type: ignore[method-assign]
+    for ticket, one in requests.items():
+        bench.loop.submit(ticket, one)
+    bench.run()
+    assert bench.state.preempted > 0
+    assert not bench.failures
+    assert {ticket: bench.ids(ticket) for ticket in requests} == expected
+
+
+def test_a_lone_answer_ends_where_memory_does(tiny_model: Any) -> None:
+    one = replace(request(prompt(40), max_tokens=100_000), expected_tokens=20)
+    bench = Bench(tiny_model, budget_bytes=budget_for(tiny_model, 1 << 20))
+    bench.memory.observe_pass = lambda *observed: None  # type: ignore[method-assign]
+    bench.loop.submit(1, one)
+    bench.run()
+    assert not bench.failures
+    assert bench.tokens[1][-1].finish == "length"
+    assert 20 < len(bench.ids(1)) < 5000
 
 
 def test_a_request_that_cannot_start_fails_alone(bench: Bench) -> None:
     bench.loop.submit(1, request([], max_tokens=4))
     bench.loop.submit(2, request(prompt(4), max_tokens=4))
     bench.run()
-    assert isinstance(bench.failures[1], GenerationFailed)
+    assert isinstance(bench.failures[1], InvalidRequest)
     assert len(bench.ids(2)) == 4
 
 

@@ -10,12 +10,14 @@ import pytest
 from gateway.config import EngineConfig, HardwareConfig
 from gateway.engine.engine import Engine
 from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
 from gateway.engine.token_stream import GeneratedToken, TokenRequest, TokenStream
 from gateway.errors import GenerationFailed, ModelUnavailable, Overloaded, ShuttingDown
 from gateway.generation.request import Sampling
 from gateway.hardware.blas import REFERENCE
 from gateway.observability.metrics import Metrics
 
+METRICS = Metrics().for_model("tiny")
 LONG = TokenRequest([5, 6, 7], 400, Sampling(temperature=0), (1,), frozenset())
 SHORT = TokenRequest([5, 6, 7], 3, Sampling(temperature=0), (1,), frozenset())
 
@@ -30,7 +32,9 @@ async def thread() -> AsyncIterator[MlxThread]:
 
 @pytest.fixture
 async def engine(thread: MlxThread, tiny_folder: Path) -> AsyncIterator[Engine]:
-    engine = Engine(thread, EngineConfig(max_running=2, max_waiting=1), Metrics().for_model("tiny"))
+    engine = Engine(
+        "tiny", thread, ProcessMemory(HardwareConfig()), EngineConfig(max_running=2, max_waiting=1), METRICS
+    )
     await engine.load(tiny_folder, HardwareConfig(), REFERENCE, lambda fraction: None)
     yield engine
     engine.fail(ShuttingDown())
@@ -98,6 +102,13 @@ async def test_tokens_arrive_and_the_stream_ends(engine: Engine) -> None:
     assert await stream.read() == []
 
 
+async def test_weights_that_fill_the_budget_are_a_clear_failure(thread: MlxThread, tiny_folder: Path) -> None:
+    small = HardwareConfig(memory_bytes=20 << 20)
+    engine = Engine("tiny", thread, ProcessMemory(small), EngineConfig(), METRICS)
+    with pytest.raises(ModelUnavailable, match="memory_bytes"):
+        await engine.load(tiny_folder, small, REFERENCE, lambda fraction: None)
+
+
 async def test_a_full_queue_refuses_and_has_room_again(engine: Engine) -> None:
     streams = [engine.submit(LONG) for _ in range(3)]
     with pytest.raises(Overloaded) as refused:
@@ -137,13 +148,14 @@ async def test_an_engine_that_cannot_go_on_ends_its_requests_and_takes_no_more(
 
 
 def _break(engine: Engine, *, for_good: bool) -> None:
-    """On the MLX thread: the present batch fails at its next step, and with `for_good` no other can be made."""
+    """On the MLX thread: the next decode step fails, or with `for_good` what decides about steps."""
     worker = engine._worker
     assert worker
 
-    def fail() -> None:
+    def fail(*arguments: object) -> None:
         raise RuntimeError("out of memory, say")
 
-    worker._batch.step = fail  # type: ignore[method-assign, assignment]
     if for_good:
-        worker._new_batch = fail  # type: ignore[assignment]
+        worker._order = fail  # type: ignore[method-assign, assignment]
+    else:
+        worker._batch.decoding.step = fail  # type: ignore[method-assign, assignment]

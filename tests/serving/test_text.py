@@ -19,7 +19,7 @@ async def test_nothing_after_a_stop_string_is_sent_or_counted(demo_folder: Path)
 
     side = load_text_side(demo_folder)
     metrics = Metrics().for_model("demo")
-    model = TextModel(side.tokenizer, 49152, 8192, side.end_tokens, cast(Engine, None), metrics)
+    model = TextModel(side.tokenizer, 49152, 8192, side.end_tokens, cast(Any, None), cast(Engine, None), metrics)
     cancelled: list[tuple[int, int | None]] = []
     stream = TokenStream(1, 1, lambda ticket, choice: cancelled.append((ticket, choice)))
     ids = side.tokenizer.encode("one two STOP three four five", add_special_tokens=False)

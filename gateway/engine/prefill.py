@@ -1,0 +1,69 @@
+"""Prompts on their way into the batch, a chunk at a time. Runs on the MLX thread."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from gateway.engine.pace import Pass
+from gateway.engine.row import Row
+from gateway.engine.row_caches import CacheFactory, RowCaches
+
+
+@dataclass(eq=False, slots=True)
+class Prompt:
+    """One request's prompt, computed once for all its rows. The last token is left for their first decode step."""
+
+    ticket: int
+    rows: list[Row]
+    tokens: list[int]
+    computed: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - 1 - self.computed
+
+
+class Cohort:
+    """Prompts that started together and advance together; the shorter ones leave first.
+
+    Its caches keep room for `size` prompts of `longest` tokens until the last has left.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], factory: CacheFactory) -> None:
+        self.passed_over = 0  # chunks that others computed since its own last one
+        self.prompts = list(prompts)
+        self.size = len(prompts)
+        self.longest = max(len(prompt.tokens) for prompt in prompts)
+        self.caches: RowCaches = factory.for_prompts(len(prompts))
+
+    @property
+    def context(self) -> int:
+        """Tokens computed of each prompt."""
+        return self.caches.longest
+
+    @property
+    def left(self) -> int:
+        """Tokens to compute of the longest prompt."""
+        return max(prompt.left for prompt in self.prompts)
+
+    def compute(self, model: Any, width: int) -> Pass:
+        """Computes the next `width` tokens of every prompt (fewer where fewer are left), and says what that was."""
+        counts = [min(width, prompt.left) for prompt in self.prompts]
+        width = max(counts)
+        inputs = [
+            prompt.tokens[prompt.computed : prompt.computed + count] + [0] * (width - count)
+            for prompt, count in zip(self.prompts, counts, strict=True)
+        ]
+        work = Pass(len(self.prompts), width, self.context)
+        model(mx.array(inputs), cache=self.caches.layers)
+        self.caches.commit(counts)
+        for prompt, count in zip(self.prompts, counts, strict=True):
+            prompt.computed += count
+        mx.eval(self.caches.arrays)
+        return work
+
+    def drop(self, prompts: Sequence[Prompt]) -> None:
+        order = self.caches.remove([index for index, prompt in enumerate(self.prompts) if prompt in prompts])
+        self.prompts = [self.prompts[index] for index in order]

@@ -1,0 +1,140 @@
+"""A model whose engine breaks down, in this process, with the real thread and a tiny model."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import Config, EngineConfig, ModelConfig
+from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
+from gateway.engine.token_stream import GeneratedToken, TokenRequest
+from gateway.errors import GatewayError, ModelUnavailable, ShuttingDown
+from gateway.generation.request import Sampling
+from gateway.hardware.blas import REFERENCE
+from gateway.model_pool import resident_model
+from gateway.model_pool.resident_model import ModelState, ResidentModel
+from gateway.model_store.store import ModelStore
+from gateway.observability.metrics import Metrics
+from tests.api.test_disconnect import until
+
+REQUEST = TokenRequest([5, 6, 7], 200, Sampling(temperature=0), (1,), frozenset())
+
+
+class Setting:
+    """A model that is loading, and the task that does it."""
+
+    def __init__(self, folder: Path, store: Path, *, restart: bool) -> None:
+        config = Config(model=ModelConfig(source=str(folder)), engine=EngineConfig(restart=restart))
+        self.thread = MlxThread()
+        self.thread.start()
+        self.metrics = Metrics()
+        memory = ProcessMemory(config.hardware)
+        self.model = ResidentModel("tiny", config, ModelStore(store), self.thread, memory, REFERENCE, self.metrics)
+        self.task = asyncio.create_task(self.model.run())
+
+    async def until(self, state: ModelState) -> None:
+        async def reached() -> bool:
+            return self.model.state is state
+
+        await until(reached)
+
+    async def close(self) -> None:
+        self.task.cancel()
+        self.model.shut_down(ShuttingDown())
+        await asyncio.to_thread(self.thread.stop)
+
+    def break_engine(self) -> None:
+        """What decides about steps has a defect: the engine cannot go on."""
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("a defect")
+
+        def on_thread() -> None:
+            worker: Any = self.model._engine._worker
+            worker._order = fail
+
+        self.thread.post(on_thread)
+
+
+async def tokens(setting: Setting) -> list[GeneratedToken]:
+    text = await setting.model.text_model()
+    stream = text.engine.submit(REQUEST)
+    arrived: list[GeneratedToken] = []
+    while more := await stream.read():
+        arrived += more
+    return arrived
+
+
+@pytest.fixture
+async def settings(tiny_folder: Path, tmp_path: Path) -> AsyncIterator[Any]:
+    made: list[Setting] = []
+
+    def make(*, restart: bool) -> Setting:
+        made.append(Setting(tiny_folder, tmp_path, restart=restart))
+        return made[-1]
+
+    yield make
+    for setting in made:
+        await setting.close()
+
+
+async def test_a_broken_engine_ends_its_requests_and_is_built_again(settings: Any) -> None:
+    setting = settings(restart=True)
+    before = await tokens(setting)
+    running = asyncio.create_task(tokens(setting))
+    await asyncio.sleep(0)
+    setting.break_engine()
+    with pytest.raises(ModelUnavailable, match="cannot go on: a defect"):
+        await running
+    await setting.until(ModelState.READY)
+    assert await tokens(setting) == before
+    assert b'mlx_gateway_engine_restarts_total{model_name="tiny"} 1.0' in setting.metrics.render()
+
+
+async def test_requests_that_come_while_it_is_built_again_wait_for_it(settings: Any) -> None:
+    setting = settings(restart=True)
+    before = await tokens(setting)
+    setting.break_engine()
+    running = asyncio.create_task(tokens(setting))
+    with pytest.raises(ModelUnavailable):
+        await running
+    await setting.until(ModelState.LOADING)
+    assert await tokens(setting) == before
+
+
+async def test_without_restart_it_stays_closed(settings: Any) -> None:
+    setting = settings(restart=False)
+    await tokens(setting)
+    setting.break_engine()
+    with pytest.raises(ModelUnavailable):
+        await tokens(setting)
+    await asyncio.wait_for(setting.task, 10)  # nothing is left to wait for
+    assert setting.model.state is ModelState.FAILED
+    with pytest.raises(GatewayError):
+        await tokens(setting)
+
+
+async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are gone for a while, say."""
+    monkeypatch.setattr(resident_model, "FIRST_WAIT_SECONDS", 0.01)
+    setting = settings(restart=True)
+    before = await tokens(setting)
+    load, attempts = setting.model._load_weights, 0
+
+    async def failing_at_first(started: float) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise OSError("the files are gone")
+        await load(started)
+
+    monkeypatch.setattr(setting.model, "_load_weights", failing_at_first)
+    setting.break_engine()
+    with pytest.raises(ModelUnavailable):
+        await tokens(setting)
+    await setting.until(ModelState.READY)
+    assert attempts == 3
+    assert await tokens(setting) == before
