@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from gateway.api.event_stream import stream_events, unless_disconnected
 from gateway.api.json_response import json_response
+from gateway.api.request_origin import request_origin
 from gateway.config import ServerConfig
 from gateway.protocols.openai_chat import parse_chat_request, to_text_request
 from gateway.protocols.openai_chat_answer import ChatStream, whole_answer
@@ -21,7 +22,7 @@ class InferenceEndpoints:
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
         chat = parse_chat_request(await request.body())
-        events = self._text.generate(to_text_request(chat))
+        events = self._text.generate(to_text_request(chat, request_origin(request)))
         if chat.stream:
             include_usage = chat.stream_options is not None and chat.stream_options.include_usage
             stream = ChatStream(chat.model, include_usage=include_usage)

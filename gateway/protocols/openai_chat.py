@@ -5,14 +5,16 @@ Source: OpenAI API reference, "Chat Completions"; top_k, min_p and repetition_pe
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.generation.request import Message, Role, Sampling, TextRequest
+from gateway.generation.request import ANYONE, Grammar, Message, Origin, Role, Sampling, TextRequest
 from gateway.protocols.json_body import decode_body
 
 MAX_STOP_STRINGS = 16
 TEXT_PART_TYPES = ("text", "input_text")
+LONGEST_SESSION_NAME = 256
 
 
 class ContentPart(Struct, frozen=True):
@@ -30,8 +32,15 @@ class StreamOptions(Struct, frozen=True):
     include_usage: bool = False
 
 
+class JsonSchemaFormat(Struct, frozen=True):
+    """`strict` is accepted either way: the answer always matches the schema."""
+
+    schema: dict[str, Any] | bool | None = None
+
+
 class ResponseFormat(Struct, frozen=True):
-    type: str = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchemaFormat | None = None
 
 
 class ChatRequest(Struct, frozen=True):
@@ -57,6 +66,11 @@ class ChatRequest(Struct, frozen=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
     response_format: ResponseFormat | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    prompt_cache_key: str | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
@@ -68,7 +82,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     return decode_body(body, ChatRequest)
 
 
-def to_text_request(chat: ChatRequest) -> TextRequest:
+def to_text_request(chat: ChatRequest, origin: Origin = ANYONE) -> TextRequest:
     """Raises `InvalidRequest` or `UnsupportedParameter`."""
     _refuse_unsupported(chat)
     if chat.top_logprobs is not None and not chat.logprobs:
@@ -82,6 +96,8 @@ def to_text_request(chat: ChatRequest) -> TextRequest:
         stop=_stop_strings(chat.stop),
         choices=chat.n or 1,
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        grammar=_grammar(chat),
+        origin=origin if chat.prompt_cache_key is None else _within(origin, chat.prompt_cache_key),
     )
 
 
@@ -90,11 +106,6 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
     if chat.tools or chat.functions:
         name = "tools" if chat.tools else "functions"
         raise UnsupportedParameter(f"This server does not support {name} yet; send the request without.", param=name)
-    if chat.response_format and chat.response_format.type != "text":
-        raise UnsupportedParameter(
-            f"response_format {chat.response_format.type!r} is not supported yet; only 'text' is.",
-            param="response_format",
-        )
     if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
         name = "modalities" if chat.modalities else "audio"
         raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
@@ -117,6 +128,39 @@ def _sampling(chat: ChatRequest) -> Sampling:
         logit_bias=_logit_bias(chat.logit_bias or {}),
         seed=chat.seed,
     )
+
+
+def _grammar(chat: ChatRequest) -> Grammar | None:
+    """What the answer must match. Raises `InvalidRequest` if the request says it in more than one way."""
+    asked = []
+    if chat.response_format and chat.response_format.type == "json_object":
+        asked.append(Grammar("json_object"))
+    elif chat.response_format and chat.response_format.type == "json_schema":
+        given = chat.response_format.json_schema
+        if given is None or given.schema is None:
+            raise InvalidRequest("json_schema needs a schema.", param="response_format.json_schema.schema")
+        asked.append(Grammar("json_schema", _json(given.schema)))
+    if chat.guided_json is not None:
+        schema = chat.guided_json if isinstance(chat.guided_json, str) else _json(chat.guided_json)
+        asked.append(Grammar("json_schema", schema, "guided_json"))
+    if chat.guided_regex is not None:
+        asked.append(Grammar("regex", chat.guided_regex, "guided_regex"))
+    if chat.guided_choice is not None:
+        asked.append(Grammar("choice", _json(chat.guided_choice), "guided_choice"))
+    if chat.guided_grammar is not None:
+        asked.append(Grammar("lark", chat.guided_grammar, "guided_grammar"))
+    if len(asked) > 1:
+        fields = " and ".join(grammar.param for grammar in asked)
+        raise InvalidRequest(f"{fields} cannot be combined; send one of them.", param=asked[-1].param)
+    return asked[0] if asked else None
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _within(origin: Origin, session: str) -> Origin:
+    return Origin(f"{origin.session} {session[:LONGEST_SESSION_NAME]}", origin.priority)
 
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:

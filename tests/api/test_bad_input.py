@@ -146,6 +146,7 @@ FIELDS = [
     *("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
     *("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "logprobs"),
     *("top_logprobs", "n", "seed", "stop", "response_format", "tools", "functions", "modalities", "audio"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "prompt_cache_key"),
 ]
 messages = st.lists(
     st.fixed_dictionaries(

@@ -60,8 +60,52 @@ def test_null_means_absent_everywhere() -> None:
     assert understood(**dict.fromkeys(names)) == understood()
 
 
+@pytest.mark.parametrize(
+    ("fields", "kind", "source"),
+    [
+        ({"response_format": {"type": "json_object"}}, "json_object", ""),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}}},
+            "json_schema",
+            '{"type":"null"}',
+        ),
+        ({"guided_json": {"type": "null"}}, "json_schema", '{"type":"null"}'),
+        ({"guided_json": '{"type": "null"}'}, "json_schema", '{"type": "null"}'),
+        ({"guided_regex": "a+"}, "regex", "a+"),
+        ({"guided_choice": ["a", "b"]}, "choice", '["a","b"]'),
+        ({"guided_grammar": "start: /a/"}, "lark", "start: /a/"),
+    ],
+)
+def test_every_way_to_ask_for_a_form_is_read(fields: dict[str, Any], kind: str, source: str) -> None:
+    grammar = understood(**fields).grammar
+    assert grammar
+    assert (grammar.kind, grammar.source, grammar.param) == (kind, source, next(iter(fields)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+    ],
+)
+def test_a_form_that_is_not_clear_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        understood(**fields)
+    assert caught.value.param == param
+
+
+def test_a_text_response_format_asks_for_nothing() -> None:
+    assert understood(response_format={"type": "text"}) == understood()
+
+
+def test_a_cache_key_names_a_session_of_its_own() -> None:
+    assert understood(prompt_cache_key="a").origin.session != understood(prompt_cache_key="b").origin.session
+
+
 def test_unknown_fields_are_ignored() -> None:
-    assert understood(store=True, metadata={"a": 1}, prompt_cache_key="k", thinking={}) == understood()
+    assert understood(store=True, metadata={"a": 1}, user="u", thinking={}) == understood()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +180,6 @@ def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:
     [
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
