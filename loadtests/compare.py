@@ -7,9 +7,7 @@ Both servers are up all the time and one of them is idle, so that each pair of t
 
 import argparse
 import asyncio
-import re
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
 
 from gateway.config import load_config
 from loadtests.comparison_report import Comparison, Report, Round, compare, figures, table
@@ -25,10 +22,10 @@ from loadtests.machine import this_machine
 from loadtests.model_folder import float32_folder
 from loadtests.prompts import long_story
 from loadtests.servers import GATEWAY, MLX_LM, Server, gateway_server, mlx_lm_server
-from loadtests.streaming_client import ChatRequest, ChatStream, Message
+from loadtests.streaming_client import ChatRequest, Message
+from loadtests.turns import CpuClock, all_at_once, same_blas
 
 WARM_UP_TOKENS = 4
-STATED_BLAS = re.compile(r"OpenBLAS [\w.]+, \d+ threads|reference BLAS")  # in a log; nothing where mlx uses a GPU
 
 
 @dataclass(frozen=True)
@@ -43,31 +40,10 @@ class Plan:
     only: str | None = None
 
 
-class UnusableRun(Exception):
-    """The figures would not say what they claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CpuClock:
-    """Seconds so far: by the wall, and of CPU by the idle servers and by programs that have no part in this."""
-
-    wall: float
-    idle: float
-    foreign: float
-
-    @classmethod
-    def read(cls, server: Server, idle: Sequence[Server]) -> "_CpuClock":
-        machine, client = psutil.cpu_times(), psutil.Process().cpu_times()
-        busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
-        idle_servers = sum(other.cpu_seconds() for other in idle)
-        ours = idle_servers + server.cpu_seconds() + client.user + client.system
-        return cls(time.perf_counter(), idle_servers, busy - ours)
-
-
 async def run_comparison(plan: Plan, command: Sequence[str]) -> Report:
     """Prints each table when it is there; `command` is for the report.
 
-    Raises `UnusableRun`, `ServerFailed`, or a group of `httpx.HTTPError`.
+    Raises `UnusableRun` or `ServerFailed`.
     """
     machine = this_machine()
     folder = await float32_folder(plan.store, plan.store / "benchmark")
@@ -77,7 +53,7 @@ async def run_comparison(plan: Plan, command: Sequence[str]) -> Report:
             servers.append(await stack.enter_async_context(gateway_server(str(folder), plan.store)))
         if plan.only != GATEWAY:
             servers.append(await stack.enter_async_context(mlx_lm_server(folder, plan.store)))
-        blas = _same_blas(servers)
+        blas = same_blas(server.log() for server in servers)
         print(f"{machine.cpu}, {machine.cores} cores, load {machine.load_average} before; {blas}\n")
         comparisons = [await _compare(servers, clients, plan) for clients in plan.clients]
     return Report(datetime.now(UTC).isoformat(timespec="seconds"), [*command], machine, blas, comparisons)
@@ -87,7 +63,7 @@ async def _compare(servers: Sequence[Server], clients: int, plan: Plan) -> Compa
     rounds: dict[str, list[Round]] = {server.name: [] for server in servers}
     warm_up = [long_story(0) for _ in range(clients)]
     for server in servers:
-        await _streams(server, warm_up, WARM_UP_TOKENS)
+        await all_at_once(server, _requests(server, warm_up, WARM_UP_TOKENS), least_pieces=1)
     for _ in range(plan.rounds):
         prompts = [long_story(plan.prompt_tokens) for _ in range(clients)]
         for server in servers:
@@ -100,13 +76,9 @@ async def _compare(servers: Sequence[Server], clients: int, plan: Plan) -> Compa
 
 async def _turn(server: Server, idle: Sequence[Server], prompts: Sequence[list[Message]], tokens: int) -> Round:
     """One server answers all prompts at once while the others wait."""
-    before = _CpuClock.read(server, idle)
-    streams = await _streams(server, prompts, tokens)
-    after = _CpuClock.read(server, idle)
-    for stream in streams:
-        if not stream.done or stream.error_code or len(stream.content_times) < 2:
-            said = f"{len(stream.content_times)} pieces of content, error {stream.error_code}, [DONE] {stream.done}"
-            raise UnusableRun(f"A stream of {server.name} cannot be measured: {said}.")
+    before = CpuClock.read([server], idle)
+    streams = await all_at_once(server, _requests(server, prompts, tokens))
+    after = CpuClock.read([server], idle)
     seconds = after.wall - before.wall
     return Round(
         figures(streams),
@@ -117,20 +89,8 @@ async def _turn(server: Server, idle: Sequence[Server], prompts: Sequence[list[M
     )
 
 
-async def _streams(server: Server, prompts: Sequence[list[Message]], tokens: int) -> list[ChatStream]:
-    streams = [ChatStream() for _ in prompts]
-    async with server.client() as client, asyncio.TaskGroup() as tasks:
-        for stream, messages in zip(streams, prompts, strict=True):
-            tasks.create_task(stream.receive(client, ChatRequest(server.model, messages, tokens)))
-    return streams
-
-
-def _same_blas(servers: Sequence[Server]) -> str:
-    """The library that every server's log names; raises `UnusableRun` if they differ."""
-    named = [match[0] if (match := STATED_BLAS.search(server.log())) else "no BLAS of ours" for server in servers]
-    if len(set(named)) > 1:
-        raise UnusableRun(f"The servers use different BLAS libraries: {' and '.join(named)}.")
-    return named[0]
+def _requests(server: Server, prompts: Sequence[list[Message]], tokens: int) -> list[ChatRequest]:
+    return [ChatRequest(server.model, messages, tokens) for messages in prompts]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from loadtests.streaming_client import Message
 
-FRAME_TOKENS = 85
+FRAME_TOKENS = 98
 """About what the prompt has without its word list, in SmolLM2's tokens; the report says what was really sent."""
 
 # Each is one token, with its space, to most tokenizers.
@@ -21,15 +21,14 @@ WORDS = (
 def long_story(prompt_tokens: int) -> list[Message]:
     """A request for a long story, of about `prompt_tokens` tokens, unlike any other from its very start.
 
-    The system message begins with the nonce: a template that adds a system message of its own would share it.
+    The system message begins with the nonce: a template that adds a system message of its own would share it. The
+    question stands alone at the end: a small model ends its answer at once after a few thousand words of a list.
     """
     nonce = uuid4().hex
     words = random.Random(nonce).choices(WORDS.split(), k=max(0, prompt_tokens - FRAME_TOKENS))
     return [
         Message("system", f"{nonce} is the number of this conversation. You are a novelist who writes long chapters."),
-        Message(
-            "user",
-            "Write a very long and detailed story about a journey across the sea. Never stop early. "
-            f"Let these words inspire you: {' '.join(words)}",
-        ),
+        Message("user", f"These words shall inspire you: {' '.join(words)}"),
+        Message("assistant", "I have read them all."),
+        Message("user", "Write a very long and detailed story about a journey across the sea. Never stop early."),
     ]

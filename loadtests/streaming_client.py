@@ -5,7 +5,7 @@ import time
 
 import httpx
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 DATA = "data: "
 DONE = "[DONE]"
@@ -21,12 +21,20 @@ class StreamOptions(Struct, frozen=True):
 
 
 class ChatRequest(Struct, frozen=True):
+    """What is unset is not sent, so that the server's default holds."""
+
     model: str
     messages: list[Message]
     max_tokens: int
     temperature: float = 0.0
     stream: bool = True
     stream_options: StreamOptions = StreamOptions()
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+    min_p: float | UnsetType = UNSET
+    presence_penalty: float | UnsetType = UNSET
+    frequency_penalty: float | UnsetType = UNSET
+    repetition_penalty: float | UnsetType = UNSET
 
 
 class _Delta(Struct, frozen=True):
@@ -64,10 +72,18 @@ class ChatStream:
         """The first content has come, or nothing will come any more."""
         self.started = self.ended = 0.0
         self.content_times: list[float] = []
+        self.text = ""
         self.finish_reason: str | None = None
         self.error_code: str | None = None
         self.done = False
         self._usage: _Usage | None = None
+        self._news = asyncio.Event()
+
+    async def content(self, pieces: int) -> None:
+        """Returns when so many pieces of content have come, or nothing will come any more."""
+        while len(self.content_times) < pieces and not self.ended:
+            self._news.clear()
+            await self._news.wait()
 
     @property
     def tokens(self) -> int:
@@ -99,6 +115,7 @@ class ChatStream:
         finally:
             self.ended = time.perf_counter()
             self.under_way.set()
+            self._news.set()
 
     def _take(self, data: str) -> None:
         if data == DONE:
@@ -112,4 +129,6 @@ class ChatStream:
             self.finish_reason = choice.finish_reason or self.finish_reason
             if choice.delta.content:
                 self.content_times.append(time.perf_counter())
+                self.text += choice.delta.content
                 self.under_way.set()
+                self._news.set()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
+import msgspec
 import pytest
 
 from loadtests.streaming_client import ChatRequest, ChatStream, Message
@@ -73,3 +74,20 @@ async def test_a_cut_connection_raises_and_wakes_who_waits() -> None:
 
     assert stream.under_way.is_set()
     assert not stream.done
+
+
+async def test_who_waits_for_pieces_is_woken_by_them_and_by_the_end() -> None:
+    stream = ChatStream()
+    async with server_that_sends(TEXT, TEXT, STOP, DONE) as client, asyncio.TaskGroup() as tasks:
+        two = tasks.create_task(stream.content(2))
+        three = tasks.create_task(stream.content(3))
+        await stream.receive(client, REQUEST)
+        await two
+        await three
+
+    assert stream.text == "HiHi"
+
+
+async def test_what_is_unset_is_not_sent() -> None:
+    assert b"top_p" not in msgspec.json.encode(REQUEST)
+    assert b'"top_p":0.9' in msgspec.json.encode(msgspec.structs.replace(REQUEST, top_p=0.9))
