@@ -34,8 +34,9 @@ class App:
         self._thread = MlxThread()
         memory = ProcessMemory(config.hardware)
         self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, memory, blas, metrics)
+        self._text = TextServing(self._pool, metrics, config.engine)
         routes = build_routes(
-            InferenceEndpoints(TextServing(self._pool, metrics, config.engine), config.server),
+            InferenceEndpoints(self._text, config.server),
             ModelEndpoints(self._pool),
             HealthEndpoints(self._pool, metrics),
         )
@@ -59,4 +60,5 @@ class App:
             yield
         finally:
             self.stop_generating()
+            self._text.close()
             await asyncio.to_thread(self._thread.stop)

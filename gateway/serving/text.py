@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from gateway.chat.answer import Answer
 from gateway.chat.prompt import PromptBuilder
@@ -28,6 +30,12 @@ class TextServing:
         self._pool = pool
         self._metrics = metrics
         self._config = config
+        # Of their own, so that grammars that take long to refuse delay other grammars only.
+        self._compiling = ThreadPoolExecutor(1, "grammars")
+
+    def close(self) -> None:
+        """Forgets the grammars that wait to be compiled."""
+        self._compiling.shutdown(wait=False, cancel_futures=True)
 
     async def generate(self, request: TextRequest) -> AsyncGenerator[Event, None]:
         """The events of one request; closing the generator at any point cancels it.
@@ -38,7 +46,7 @@ class TextServing:
         try:
             model = await self._pool.text_model(request.model)
             prompt = await PromptBuilder(model.tokenizer).build(request.messages)
-            grammar = await _compiled(request, model)
+            grammar = await self._compiled(request, model)
             stream = model.engine.submit(self._token_request(request, prompt, grammar, model))
         except GatewayError as error:
             self._metrics.refused_requests.labels(type(error).__name__).inc()
@@ -88,18 +96,19 @@ class TextServing:
         token_request.check_tokens(model.vocabulary)
         return token_request
 
+    async def _compiled(self, request: TextRequest, model: TextModel) -> CompiledGrammar | None:
+        """The request's grammar for this model, off the event loop: it may take a second."""
+        if request.grammar is None:
+            return None
+        compiling = partial(model.grammars.compile, request.grammar, request.grammar.param)
+        return await asyncio.get_running_loop().run_in_executor(self._compiling, compiling)
+
     def _priority(self, request: TextRequest) -> Priority:
         """As wished; else a short answer is one that somebody waits for."""
         if request.origin.priority is not None:
             return request.origin.priority
         short = request.max_tokens is not None and request.max_tokens <= self._config.interactive_tokens
         return Priority.INTERACTIVE if short else Priority.NORMAL
-
-
-async def _compiled(request: TextRequest, model: TextModel) -> CompiledGrammar | None:
-    """The request's grammar for this model, off the event loop: it may take a second."""
-    grammar = request.grammar
-    return await asyncio.to_thread(model.grammars.compile, grammar, grammar.param) if grammar else None
 
 
 async def _answer(

@@ -80,6 +80,20 @@ async def test_a_constrained_stream_ends_well(client: httpx.AsyncClient) -> None
     assert stream.ended_with_done
 
 
+async def test_grammars_that_take_long_to_refuse_delay_no_plain_request(client: httpx.AsyncClient) -> None:
+    async def refused(number: int) -> None:
+        schema = {"type": "integer", "multipleOf": 1000003 + 2 * number}
+        assert (await client.post("/v1/chat/completions", json=body(guided_json=schema))).status_code == 400
+
+    await client.post("/v1/chat/completions", json=body(guided_choice=["a"]))  # the tokenizer is prepared
+    flood = [asyncio.create_task(refused(number)) for number in range(12)]
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    response = await client.post("/v1/chat/completions", json=body(max_tokens=2))
+    assert response.status_code == 200
+    assert not all(task.done() for task in flood)
+    await asyncio.gather(*flood)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
