@@ -57,6 +57,9 @@ class RowCaches(Protocol):
     def fit(self) -> None:
         """Gives back all memory that is not needed now."""
 
+    def grow(self, rows: int, tokens: int, parts: int) -> None:
+        """Makes one part in `parts` of the room that is still missing for so many rows and tokens."""
+
 
 class CacheFactory:
     """Makes the caches that suit one model."""
@@ -152,6 +155,11 @@ class RaggedCaches:
         """Gives back all memory that is not needed now."""
         self._shrink(1)
 
+    def grow(self, rows: int, tokens: int, parts: int) -> None:
+        lacking = [layer for layer in self.layers if layer.lacks(rows, tokens)]
+        for layer in lacking[: -(-len(lacking) // parts)]:
+            layer.grow(rows, tokens)
+
     def _shrink(self, slack: int) -> None:
         for layer in self.layers:
             layer.shrink(len(self.lengths), max(1, self.longest), slack)
@@ -223,6 +231,17 @@ class RaggedLayer:
             self.keys[first : first + copies, :, :length] = source.keys[row : row + 1, :, :length]
             self.values[first : first + copies, :, :length] = source.values[row : row + 1, :, :length]
         self.values[first : first + copies, :, length:] = 0
+
+    def lacks(self, rows: int, tokens: int) -> bool:
+        """It has a buffer, but not one with so much room."""
+        return self.keys is not None and (self.keys.shape[0] < rows or self.keys.shape[2] < tokens)
+
+    def grow(self, rows: int, tokens: int) -> None:
+        """Does at once what a pass would do later, when all layers need it."""
+        assert self.keys is not None
+        assert self.values is not None
+        self._make_room(rows, tokens, self.keys, self.values)
+        mx.eval(self.keys, self.values)
 
     def shrink(self, rows: int, tokens: int, slack: int) -> None:
         """Gives memory back when it holds more than `slack` times what is needed."""
@@ -316,3 +335,6 @@ class AlignedCaches:
 
     def fit(self) -> None:
         """They hold nothing more than their rows."""
+
+    def grow(self, rows: int, tokens: int, parts: int) -> None:
+        """mlx-lm's caches grow when rows are added."""

@@ -276,3 +276,22 @@ def test_a_row_is_the_same_alone_and_in_any_crowd(data: st.DataObject) -> None:
         seen = tokens[id(one)]
         assert seen == expected[: len(seen)]
         assert len(seen) == count or index in removed
+
+
+def test_room_for_a_long_prompt_is_made_before_it_joins(llama: Any) -> None:
+    batch, tokens = Batch(llama), Tokens()
+    short, long = row(prompt(5), 60), row(prompt(600), 4)
+    batch.join_ready(batch.add([Prompt(1, [short], prompt(5))]))
+    tokens.step(batch)
+    tokens.step(batch)
+    cohort = batch.add([Prompt(2, [long], prompt(600))])
+    rooms = []
+    while cohort.left:
+        rooms.append(batch.decoding.caches.nbytes)
+        batch.decode()
+        batch.prefill(cohort, 64)
+    assert len(set(rooms)) > 1  # one of the two layers had grown before the other
+    assert batch.decoding.caches.room == (2, 768)
+    batch.join_ready(cohort)
+    tokens.run(batch)
+    assert tokens[id(long)] == full_passes(llama, prompt(600), 4)
