@@ -54,7 +54,7 @@ class EngineConfig(Section, frozen=True):
     max_waiting: Count = 1024
     prefill_chunk_tokens: Count = 0
     min_chunk_tokens: PositiveCount = 16
-    stall_budget: Annotated[float, Meta(ge=1)] = 5.5
+    stall_budget: Annotated[float, Meta(ge=1)] = 4.5
     ageing_seconds: PositiveSeconds = 10.0
     interactive_tokens: Count = 64
     expected_answer_tokens: PositiveCount = 1024
