@@ -5,13 +5,12 @@ from hashlib import blake2b
 from starlette.requests import Request
 
 from gateway.errors import InvalidRequest
-from gateway.generation.request import Origin, Priority
+from gateway.generation.request import LONGEST_SESSION_NAME, Origin, Priority
 
 SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-claude-code-session-id", "session-id")
 """What agents send, in the order of preference: opencode and others, proxies, Claude Code, codex."""
 
 PRIORITY_HEADER = "x-priority"
-LONGEST_SESSION_NAME = 256
 
 
 def request_origin(request: Request) -> Origin:

@@ -65,9 +65,8 @@ class Batch:
 
     def prefill(self, cohort: Cohort, width: int) -> None:
         """Computes the next `width` tokens of a cohort's prompts."""
-        started = time.perf_counter()
-        chunk = cohort.compute(self._model, width)
-        self.pace.chunk_done(chunk, time.perf_counter() - started)
+        chunk, seconds = self._compute(cohort, width)
+        self.pace.chunk_done(chunk, seconds)
         self._passes.append(chunk)
         # Room for the rows to come is made layer by layer meanwhile: all at once it is a stall (for 3,000 tokens
         # beside a short answer, 0.5 s and more).
@@ -88,10 +87,9 @@ class Batch:
         """
         cohort = Cohort([Prompt(0, [], [0] * (4 * max(tokens, CALIBRATION_TOKENS)))], self._factory)
         for width in (CALIBRATION_TOKENS, CALIBRATION_TOKENS, CALIBRATION_TOKENS, tokens // 2, CALIBRATION_TOKENS):
-            started = time.perf_counter()
-            chunk = cohort.compute(self._model, max(1, width))
+            chunk, seconds = self._compute(cohort, max(1, width))
             if chunk.before:
-                self.pace.chunk_done(chunk, time.perf_counter() - started)
+                self.pace.chunk_done(chunk, seconds)
 
     def observe_memory(self, memory: ModelMemory) -> None:
         """Lets the ledger learn what the latest passes took beyond what they hold. Call it once after each step.
@@ -126,6 +124,11 @@ class Batch:
     def drop_decoding(self) -> None:
         """Forgets the rows that decode; the prompts are not touched."""
         self.decoding = self._new_group()
+
+    def _compute(self, cohort: Cohort, width: int) -> tuple[Pass, float]:
+        """A chunk and the seconds it took."""
+        started = time.perf_counter()
+        return cohort.compute(self._model, width), time.perf_counter() - started
 
     def _new_group(self) -> DecodeGroup:
         return DecodeGroup(self._model, self._factory.for_decoding(), self.pace)

@@ -43,7 +43,7 @@ class Drawn:
     scores: dict[int, tuple[mx.array, ...]]
 
     def read(self) -> tuple[list[int | None], bool]:
-        """The tokens, None where the logits were no numbers; and whether any differs from `draw.tokens`.
+        """The tokens, None where the logits were no numbers; and whether any may differ from `draw.tokens`.
 
         Waits until they are computed. A shortcut that was not exact for a slot is made good here.
         """
@@ -53,9 +53,8 @@ class Drawn:
             exact = sample_exactly(self.logits[mx.array(unsure)], [self.slots[i] for i in unsure])
             for index, token in zip(unsure, exact.tolist(), strict=True):  # type: ignore[arg-type]
                 tokens[index] = token
-        if self.draw.broken is not None:
-            for index in np.flatnonzero(np.array(self.draw.broken)).tolist():
-                tokens[index] = None
+        for index in np.flatnonzero(np.array(self.draw.broken)).tolist():
+            tokens[index] = None
         return tokens, bool(unsure)
 
 

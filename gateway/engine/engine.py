@@ -145,11 +145,9 @@ class Engine:
         self._thread.post(lambda: self._worker.submit(ticket, request) if self._worker else None)
         return stream
 
-    async def broke_down(self) -> GatewayError:
+    async def broke_down(self) -> None:
         """Waits until the engine has closed by itself, because it could not go on."""
         await self._broken.wait()
-        assert self._failure
-        return self._failure
 
     def recover(self) -> None:
         """Takes requests again: they wait for the load, which must follow without an `await` in between."""

@@ -177,12 +177,15 @@ class GenerationLoop:
         self._owners.clear()
         self._memory.release()
 
+    def _started(self) -> list[_Ticket]:
+        """Those that have their rows: their prompts are being computed, or they decode."""
+        return [ticket for ticket in self._tickets.values() if ticket.started]
+
     # --- starting ---------------------------------------------------------------------------------------
 
     def _order(self, now: float) -> list[Job]:
         """Who waits and whose prompt is being computed, best first; nobody when there is nothing to decide."""
-        started = sum(len(ticket.rows) for ticket in self._tickets.values() if ticket.started)
-        if started >= self._row_limits.max_rows and not self._batch.cohorts:
+        if sum(len(ticket.rows) for ticket in self._started()) >= self._row_limits.max_rows and not self._batch.cohorts:
             return []
         unready = [t.job for t in self._tickets.values() if not t.started or t.prompt_tokens_left]
         return self._shares.order(unready, now)
@@ -191,9 +194,8 @@ class GenerationLoop:
         if not waiting:
             return
         running: Counter[Priority] = Counter()
-        for ticket in self._tickets.values():
-            if ticket.started:
-                running[ticket.request.priority] += len(ticket.rows)
+        for ticket in self._started():
+            running[ticket.request.priority] += len(ticket.rows)
         started: list[_Ticket] = []
 
         def fits(job: Job) -> bool:
@@ -320,7 +322,7 @@ class GenerationLoop:
 
         A buffer that is larger than its rows need counts as it is.
         """
-        tickets = [ticket for ticket in self._tickets.values() if ticket.started]
+        tickets = self._started()
         prompts = [cohort.longest for cohort in self._batch.cohorts for _ in range(cohort.size)]
         for ticket in more:
             tickets.append(ticket)
@@ -334,7 +336,7 @@ class GenerationLoop:
         """Books what the batch may need. When answers outgrew what was expected, the last to come makes room."""
         demand = self._demand()
         while not self._memory.fits_now(*demand):
-            running = [ticket for ticket in self._tickets.values() if ticket.started]
+            running = self._started()
             if len(running) < 2:
                 for ticket in running:
                     ticket.end_if_outgrown()

@@ -15,7 +15,6 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 GROWTH_TOKENS = 256
 """Buffers grow in these steps, as mlx-lm's do; `kv_layout` counts on it."""
 
-
 MOST_SLACK = 2
 """Buffers keep up to so many times what their rows need, lest each that leaves costs a copy of all others."""
 
@@ -28,8 +27,6 @@ class RowCaches(Protocol):
 
     layers: list[Any]
     rewindable: bool
-
-    def __len__(self) -> int: ...
 
     @property
     def arrays(self) -> list[Any]:
@@ -93,9 +90,6 @@ class RaggedCaches:
         self.layers: list[Any] = [RaggedLayer(self) for _ in range(layers)]
         self._positions: dict[int, tuple[mx.array, mx.array]] = {}
         self._offset: int | mx.array | None = None
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -286,9 +280,6 @@ class AlignedCaches:
     def __init__(self, layers: list[Any], rows: int) -> None:
         self.layers = layers
         self._lengths = [0] * rows
-
-    def __len__(self) -> int:
-        return len(self._lengths)
 
     @property
     def arrays(self) -> list[Any]:

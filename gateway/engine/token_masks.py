@@ -1,12 +1,11 @@
 """Keeping the next token of constrained rows within their grammars. Runs on the MLX thread."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-Words = np.ndarray[Any, np.dtype[np.uint32]]
+from gateway.engine.constraint import Words
 
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _BOUNDS_OF_BYTE = np.where(_BITS == 1, np.float32(np.inf), np.float32(-np.inf))

@@ -50,7 +50,7 @@ class TokenRequest:
         A tokenizer may have more tokens than its model, and mlx does not check indices: it would read foreign memory.
         """
         if not self.prompt:
-            raise InvalidRequest("The prompt is empty; write something.", "messages")
+            raise InvalidRequest("The messages render to an empty prompt; write something.", "messages")
         for param, tokens in (("messages", self.prompt), ("logit_bias", self.sampling.logit_bias)):
             if (largest := max(tokens, default=0)) >= vocabulary:
                 raise InvalidRequest(

@@ -6,6 +6,9 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 
+LONGEST_SESSION_NAME = 256
+"""Characters of a session's name that count; clients choose it."""
+
 
 class Priority(IntEnum):
     """Who goes first when not all can; within a class sessions share fairly."""
@@ -21,6 +24,10 @@ class Origin:
 
     session: str = ""
     priority: Priority | None = None
+
+    def within(self, session: str) -> "Origin":
+        """The same, in a session of that name within this one."""
+        return Origin(f"{self.session} {session[:LONGEST_SESSION_NAME]}", self.priority)
 
 
 ANYONE = Origin()

@@ -14,7 +14,6 @@ from gateway.protocols.json_body import decode_body
 
 MAX_STOP_STRINGS = 16
 TEXT_PART_TYPES = ("text", "input_text")
-LONGEST_SESSION_NAME = 256
 
 
 class ContentPart(Struct, frozen=True):
@@ -97,7 +96,7 @@ def to_text_request(chat: ChatRequest, origin: Origin = ANYONE) -> TextRequest:
         choices=chat.n or 1,
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         grammar=_grammar(chat),
-        origin=origin if chat.prompt_cache_key is None else _within(origin, chat.prompt_cache_key),
+        origin=origin if chat.prompt_cache_key is None else origin.within(chat.prompt_cache_key),
     )
 
 
@@ -157,10 +156,6 @@ def _grammar(chat: ChatRequest) -> Grammar | None:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _within(origin: Origin, session: str) -> Origin:
-    return Origin(f"{origin.session} {session[:LONGEST_SESSION_NAME]}", origin.priority)
 
 
 def _logit_bias(bias: dict[str, float]) -> dict[int, float]:

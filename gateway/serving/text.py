@@ -73,8 +73,6 @@ class TextServing:
         room = model.context_tokens - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(len(prompt), model.context_tokens)
-        if not prompt:
-            raise InvalidRequest("The messages render to an empty prompt; write something.", param="messages")
         if request.choices > model.engine.max_choices:
             raise InvalidRequest(
                 f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
