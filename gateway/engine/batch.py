@@ -47,10 +47,13 @@ class Batch:
         """Several prompts may be computed in one pass."""
         return self._factory.ragged
 
-    def add(self, prompts: Sequence[Prompt]) -> Cohort:
-        """Prompts that shall be computed together (several only where `prompts_together`)."""
-        self.cohorts.append(Cohort(prompts, self._factory))
-        return self.cohorts[-1]
+    def add(self, prompts: Sequence[Prompt], cohort: Cohort | None = None) -> Cohort:
+        """Prompts that shall be computed together (several only where `prompts_together`), with a cohort or as one."""
+        if cohort is None:
+            cohort = Cohort(self._factory)
+            self.cohorts.append(cohort)
+        cohort.join(prompts)
+        return cohort
 
     def decode(self) -> list[RowOutcome]:
         """One step of all rows that decode."""
@@ -85,7 +88,8 @@ class Batch:
 
         The very first passes are slow (kernels are compiled, memory is touched) and say nothing.
         """
-        cohort = Cohort([Prompt(0, [], [0] * (4 * max(tokens, CALIBRATION_TOKENS)))], self._factory)
+        cohort = Cohort(self._factory)
+        cohort.join([Prompt(0, [], [0] * (4 * max(tokens, CALIBRATION_TOKENS)))])
         for width in (CALIBRATION_TOKENS, CALIBRATION_TOKENS, CALIBRATION_TOKENS, tokens // 2, CALIBRATION_TOKENS):
             chunk, seconds = self._compute(cohort, max(1, width))
             if chunk.before:

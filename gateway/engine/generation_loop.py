@@ -18,7 +18,16 @@ from gateway.engine.prompt_lookup import PromptLookup
 from gateway.engine.row import Row, RowFailure, RowOutcome
 from gateway.engine.row_caches import GROWTH_TOKENS
 from gateway.engine.sampling import RowSampling
-from gateway.engine.scheduling import FairShares, Job, Limits, Prefilling, form_cohort, jobs_to_start, next_cohort
+from gateway.engine.scheduling import (
+    FairShares,
+    Job,
+    Limits,
+    Prefilling,
+    form_cohort,
+    jobs_to_start,
+    next_cohort,
+    who_joins,
+)
 from gateway.engine.step_cost import chunk_tokens
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
 from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
@@ -27,9 +36,12 @@ from gateway.observability.engine_state import EngineState
 
 log = logging.getLogger(__name__)
 
-MOST_PROMPTS_TOGETHER = 8
 LONGEST_SHARED_PROMPT_TOKENS = 1024
 """Longer prompts are computed alone: together they would hold each other up for no gain."""
+
+FIRST_CHUNK_SHARE = 4
+"""A prompt that others may join begins with a chunk of one part in so many of the usual: clients that send at once
+arrive within some hundredths of a second, and the sooner they are joined, the less their prompts' ends lie apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +220,18 @@ class GenerationLoop:
 
         jobs = jobs_to_start(waiting, running, self._row_limits, now, fits)
         ready = [job for job in jobs if self._make_rows(self._tickets[job.ticket], report)]
+        together = self._row_limits.max_rows if self._batch.prompts_together else 1
+        for cohort in list(self._batch.cohorts):
+            first = self._tickets[cohort.prompts[0].ticket]
+            rows_left = together - sum(len(prompt.rows) for prompt in cohort.prompts)
+            joining = who_joins(first.request.priority, cohort.left, ready, rows_left, LONGEST_SHARED_PROMPT_TOKENS)
+            if joining:
+                ready = [job for job in ready if job not in joining]
+                self._compute(joining, cohort, report)
         while ready:
-            together = MOST_PROMPTS_TOGETHER if self._batch.prompts_together else 1
-            cohort = form_cohort(ready, together, LONGEST_SHARED_PROMPT_TOKENS)
-            ready = [job for job in ready if job not in cohort]
-            self._add_cohort([self._tickets[job.ticket] for job in cohort], report)
+            alike = form_cohort(ready, together, LONGEST_SHARED_PROMPT_TOKENS)
+            ready = [job for job in ready if job not in alike]
+            self._compute(alike, None, report)
 
     def _make_rows(self, ticket: _Ticket, report: StepReport) -> bool:
         """Everything a fresh ticket's answers need beside the batch. One that cannot start fails alone."""
@@ -238,14 +257,15 @@ class GenerationLoop:
             self._fail([ticket], f"The request could not be started: {error}", report)
             return False
 
-    def _add_cohort(self, tickets: Iterable[_Ticket], report: StepReport) -> None:
-        tickets = list(tickets)
+    def _compute(self, jobs: Sequence[Job], cohort: Cohort | None, report: StepReport) -> None:
+        """Their prompts are computed from now on: together with a cohort, or as a new one."""
+        tickets = [self._tickets[job.ticket] for job in jobs]
         for ticket in tickets:
             ticket.prompts = [Prompt(ticket.number, rows, tokens) for tokens, rows in ticket.parts()]
         prompts = [prompt for ticket in tickets for prompt in ticket.prompts]
         for group in [prompts] if self._batch.prompts_together else [[prompt] for prompt in prompts]:
             if group[0].ticket in self._tickets:  # else it failed with an earlier part of it
-                self._join_ready(self._batch.add(group), report)
+                self._join_ready(self._batch.add(group, cohort), report)
 
     # --- computing --------------------------------------------------------------------------------------
 
@@ -304,14 +324,13 @@ class GenerationLoop:
         if decoding.rows:
             width = decoding.last_pass.width if decoding.last_pass else 1
             budget = limits.stall_budget * decoding.expected_seconds(1) - decoding.expected_seconds(width)
+        smallest = min(limits.chunk_tokens, limits.min_chunk_tokens)
+        fastest = min(limits.chunk_tokens, max(limits.min_chunk_tokens, limits.pass_tokens // rows))
+        may_grow = self._batch.prompts_together and cohort.left <= LONGEST_SHARED_PROMPT_TOKENS
+        if budget is None and not cohort.context and may_grow:
+            fastest = max(smallest, fastest // FIRST_CHUNK_SHARE)
         self._last_chunk_tokens = chunk_tokens(
-            pace.cost,
-            rows,
-            cohort.context,
-            cohort.left,
-            budget,
-            fastest=min(limits.chunk_tokens, max(limits.min_chunk_tokens, limits.pass_tokens // rows)),
-            smallest=min(limits.chunk_tokens, limits.min_chunk_tokens),
+            pace.cost, rows, cohort.context, cohort.left, budget, fastest=fastest, smallest=smallest
         )
         return self._last_chunk_tokens
 

@@ -26,17 +26,24 @@ class Prompt:
 
 
 class Cohort:
-    """Prompts that started together and advance together; the shorter ones leave first.
+    """Prompts that advance together; the shorter ones leave first, and others may join later.
 
     Its caches keep room for `size` prompts of `longest` tokens until the last has left.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], factory: CacheFactory) -> None:
+    def __init__(self, factory: CacheFactory) -> None:
         self.passed_over = 0  # chunks that others computed since its own last one
-        self.prompts = list(prompts)
-        self.size = len(prompts)
-        self.longest = max(len(prompt.tokens) for prompt in prompts)
-        self.caches: RowCaches = factory.for_prompts(len(prompts))
+        self.prompts: list[Prompt] = []
+        self.size = 0
+        self.longest = 0
+        self.caches: RowCaches = factory.for_prompts()
+
+    def join(self, prompts: Sequence[Prompt]) -> None:
+        """Adds prompts of which nothing is computed yet."""
+        self.prompts += prompts
+        self.size = max(self.size, len(self.prompts))
+        self.longest = max(self.longest, *(len(prompt.tokens) for prompt in prompts))
+        self.caches.add_empty(len(prompts))
 
     @property
     def context(self) -> int:

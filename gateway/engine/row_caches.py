@@ -45,6 +45,9 @@ class RowCaches(Protocol):
 
     def commit(self, counts: Sequence[int]) -> None: ...
 
+    def add_empty(self, rows: int) -> None:
+        """Appends rows without tokens."""
+
     def add(self, source: "RowCaches", row: int, copies: int) -> None:
         """Appends `copies` rows with the content of one row of `source`, which has the same kind."""
 
@@ -68,16 +71,13 @@ class CacheFactory:
         self.ragged = all(type(kind) is KVCache for kind in kinds)
         self.batchable = all(hasattr(kind, "merge") for kind in kinds)
 
-    def for_prompts(self, rows: int) -> RowCaches:
-        """Empty caches of prompts that are computed together; only ragged ones take more than one."""
-        if self.ragged:
-            return RaggedCaches(self._layers, rows)
-        assert rows == 1
-        return AlignedCaches(make_prompt_cache(self._model), 1)
+    def for_prompts(self) -> RowCaches:
+        """No rows yet; empty ones are added, of which only ragged caches take more than one."""
+        return RaggedCaches(self._layers) if self.ragged else AlignedCaches(make_prompt_cache(self._model))
 
     def for_decoding(self) -> RowCaches:
         """No rows yet; they are added from those of prompts."""
-        return RaggedCaches(self._layers, 0) if self.ragged else AlignedCaches([], 0)
+        return RaggedCaches(self._layers) if self.ragged else AlignedCaches([])
 
 
 class RaggedCaches:
@@ -85,8 +85,8 @@ class RaggedCaches:
 
     rewindable = True
 
-    def __init__(self, layers: int, rows: int) -> None:
-        self.lengths = [0] * rows
+    def __init__(self, layers: int) -> None:
+        self.lengths: list[int] = []
         self.layers: list[Any] = [RaggedLayer(self) for _ in range(layers)]
         self._positions: dict[int, tuple[mx.array, mx.array]] = {}
         self._offset: int | mx.array | None = None
@@ -121,6 +121,12 @@ class RaggedCaches:
 
     def commit(self, counts: Sequence[int]) -> None:
         self._set_lengths([length + count for length, count in zip(self.lengths, counts, strict=True)])
+
+    def add_empty(self, rows: int) -> None:
+        first = len(self.lengths)
+        self._set_lengths(self.lengths + [0] * rows)
+        for layer in self.layers:
+            layer.wipe(first, rows, 0)
 
     def add(self, source: RowCaches, row: int, copies: int) -> None:
         assert isinstance(source, RaggedCaches)
@@ -213,18 +219,19 @@ class RaggedLayer:
         return self.keys[:rows, :, : longest + width], self.values[:rows, :, : longest + width]
 
     def copy_in(self, first: int, copies: int, source: "RaggedLayer", row: int, length: int) -> None:
-        """Rows `first` on become copies of a row of `source`.
-
-        What an earlier row left behind it is wiped: masked out it counts nothing, unless it is NaN.
-        """
+        """Rows `first` on become copies of a row of `source`."""
         if length and source.keys is not None and source.values is not None:
             self._make_room(first + copies, length, source.keys, source.values)
-        if self.keys is None or self.values is None or first >= self.keys.shape[0]:
-            return
-        if length and source.keys is not None and source.values is not None:
+            assert self.keys is not None
+            assert self.values is not None
             self.keys[first : first + copies, :, :length] = source.keys[row : row + 1, :, :length]
             self.values[first : first + copies, :, :length] = source.values[row : row + 1, :, :length]
-        self.values[first : first + copies, :, length:] = 0
+        self.wipe(first, copies, length)
+
+    def wipe(self, first: int, rows: int, length: int) -> None:
+        """Clears what earlier rows left behind `length` tokens: masked out it counts nothing, unless it is NaN."""
+        if self.values is not None and first < self.values.shape[0]:
+            self.values[first : first + rows, :, length:] = 0
 
     def lacks(self, rows: int, tokens: int) -> bool:
         """It has a buffer, but not one with so much room."""
@@ -277,9 +284,9 @@ class AlignedCaches:
 
     rewindable = False
 
-    def __init__(self, layers: list[Any], rows: int) -> None:
+    def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
-        self._lengths = [0] * rows
+        self._lengths: list[int] = []
 
     @property
     def arrays(self) -> list[Any]:
@@ -299,6 +306,10 @@ class AlignedCaches:
 
     def commit(self, counts: Sequence[int]) -> None:
         self._lengths = [length + count for length, count in zip(self._lengths, counts, strict=True)]
+
+    def add_empty(self, rows: int) -> None:
+        assert len(self._lengths) + rows == 1
+        self._lengths = [0]
 
     def add(self, source: RowCaches, row: int, copies: int) -> None:
         assert isinstance(source, AlignedCaches)

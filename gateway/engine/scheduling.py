@@ -1,7 +1,7 @@
 """Who goes first: which requests take rows of the batch, and whose prompt is computed next.
 
 Plain decisions from values to values; the caller brings the time. A step asks, in this order:
-`FairShares.order` (all that wait or are being computed), `jobs_to_start`, `form_cohort`, `next_cohort`.
+`FairShares.order` (all that wait or are being computed), `jobs_to_start`, `who_joins`, `form_cohort`, `next_cohort`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -179,22 +179,33 @@ def _class_without_room(job: Job, in_use: Mapping[Priority, int], limits: Limits
 
 
 def form_cohort(started: Sequence[Job], max_rows: int, max_prompt_tokens: int) -> list[Job]:
-    """The first of these jobs, and those whose prompts may be computed together with its own.
+    """The first of these jobs, and those whose prompts may be computed together with its own (see `who_joins`).
 
-    They advance by the same chunk, padded to the longest, so they are of one class, all short, and of lengths within
-    a factor of two of the first. Call it again with the others until none is left.
+    Call it again with the others until none is left.
     """
     first = started[0]
-    cohort, rows = [first], first.rows
-    if first.prompt_tokens > max_prompt_tokens:
-        return cohort
-    longest = min(2 * first.prompt_tokens, max_prompt_tokens)
-    for job in started[1:]:
-        alike = job.priority == first.priority and first.prompt_tokens <= 2 * job.prompt_tokens
-        if alike and job.prompt_tokens <= longest and rows + job.rows <= max_rows:
-            cohort.append(job)
-            rows += job.rows
-    return cohort
+    rows_left = max_rows - first.rows
+    return [first, *who_joins(first.priority, first.prompt_tokens, started[1:], rows_left, max_prompt_tokens)]
+
+
+def who_joins(
+    priority: Priority, tokens_left: int, jobs: Iterable[Job], max_rows: int, max_prompt_tokens: int
+) -> list[Job]:
+    """Those of the jobs, in order, that may be computed with a cohort of this class and so many tokens to come.
+
+    All of them advance by the same chunk, padded to the longest, so what they have to come must be short and within a
+    factor of two of the cohort's.
+    """
+    joining: list[Job] = []
+    longest = min(2 * tokens_left, max_prompt_tokens)
+    if tokens_left > max_prompt_tokens:
+        return joining
+    for job in jobs:
+        alike = job.priority == priority and tokens_left <= 2 * job.prompt_tokens and job.prompt_tokens <= longest
+        if alike and job.rows <= max_rows:
+            joining.append(job)
+            max_rows -= job.rows
+    return joining
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class FaultyModel:
         self.fault: Callable[[Any], None] | None = None
         self.forward_tokens = 0
         self.widths: list[int] = []
+        self.rows: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -60,6 +61,7 @@ class FaultyModel:
             self.fault(inputs)
         self.forward_tokens += inputs.size
         self.widths.append(inputs.shape[1])
+        self.rows.append(inputs.shape[0])
         return self._model(inputs, cache=cache)
 
 
@@ -408,6 +410,28 @@ def test_short_work_overtakes_a_long_prompt_between_chunks(bench: Bench) -> None
     bench.run()
     assert [ticket for report in bench.reports for ticket, _ in report.tokens] == [2, 2, 1, 1]
     assert bench.model.forward_tokens < 400 + 10 + 8
+
+
+def test_prompts_that_come_a_moment_later_are_computed_together_with_the_first(bench: Bench, tiny_model: Any) -> None:
+    """They join at the next chunk, of which the first is short, and all get the tokens they would get alone."""
+    prompts = {ticket: prompt(40 + ticket, ticket) for ticket in (1, 2, 3)}
+    bench.loop.submit(1, request(prompts[1], max_tokens=4))
+    bench.loop.step()
+    for ticket in (2, 3):
+        bench.loop.submit(ticket, request(prompts[ticket], max_tokens=4))
+    bench.model.rows.clear()
+    bench.loop.step()
+    assert bench.model.rows == [3]
+    bench.run()
+    for ticket, ids in prompts.items():
+        assert bench.ids(ticket) == greedy_alone(tiny_model, ids, 4)
+
+
+def test_a_prompt_that_others_may_join_begins_with_a_short_chunk(tiny_model: Any) -> None:
+    bench = Bench(tiny_model, chunk_tokens=64, min_chunk_tokens=4)
+    bench.loop.submit(1, request(prompt(200), max_tokens=1))
+    bench.steps(2)
+    assert bench.model.widths == [16, 64]
 
 
 def test_a_prompt_beside_a_running_answer_is_computed_in_chunks_of_the_stall_budget(tiny_model: Any) -> None:

@@ -18,6 +18,7 @@ from gateway.engine.scheduling import (
     form_cohort,
     jobs_to_start,
     next_cohort,
+    who_joins,
 )
 from gateway.engine.step_cost import StepCost, chunk_tokens
 from gateway.generation.request import Priority
@@ -282,6 +283,15 @@ def test_equal_short_prompts_advance_together() -> None:
     jobs = [job(1, prompt_tokens=100), job(2, prompt_tokens=900), job(3, prompt_tokens=200), job(4, prompt_tokens=50)]
     assert tickets(form_cohort(jobs, 8, 256)) == [1, 3, 4]
     assert tickets(form_cohort(jobs[1:], 8, 256)) == [2]
+
+
+def test_a_prompt_joins_a_cohort_that_has_about_as_much_to_come() -> None:
+    jobs = [job(1, prompt_tokens=200), job(2, prompt_tokens=90), job(3, BACKGROUND, prompt_tokens=200)]
+    assert tickets(who_joins(NORMAL, 150, jobs, 8, 256)) == [1, 2]
+    assert tickets(who_joins(NORMAL, 60, jobs, 8, 256)) == [2], "it would wait for what the others have to come"
+    assert tickets(who_joins(NORMAL, 190, jobs, 8, 256)) == [1], "the cohort would wait for nothing"
+    assert tickets(who_joins(NORMAL, 150, jobs, 1, 256)) == [1]
+    assert not who_joins(NORMAL, 300, jobs, 8, 256)
 
 
 @pytest.mark.parametrize("count", range(1, 9))
