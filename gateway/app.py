@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from sse_starlette.sse import AppStatus
 
+from gateway.api.cache_endpoints import CacheEndpoints
 from gateway.api.health_endpoints import HealthEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
 from gateway.api.model_endpoints import ModelEndpoints
@@ -19,6 +20,8 @@ from gateway.hardware.blas import Blas
 from gateway.model_pool.pool import ModelPool
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
+from gateway.prefix_cache.prefix_caches import PrefixCaches
+from gateway.serving.reuse_log import ReuseLog
 from gateway.serving.text import TextServing
 
 log = logging.getLogger(__name__)
@@ -33,12 +36,16 @@ class App:
         metrics = Metrics()
         self._thread = MlxThread()
         memory = ProcessMemory(config.hardware)
-        self._pool = ModelPool(config, ModelStore(config.store_directory), self._thread, memory, blas, metrics)
-        self._text = TextServing(self._pool, metrics, config.engine)
+        self._prefixes = PrefixCaches(config, self._thread.post)
+        store = ModelStore(config.store_directory)
+        self._pool = ModelPool(config, store, self._thread, memory, self._prefixes, blas, metrics)
+        reuse_log = ReuseLog()
+        self._text = TextServing(self._pool, metrics, config.engine, reuse_log)
         routes = build_routes(
             InferenceEndpoints(self._text, config.server),
             ModelEndpoints(self._pool),
             HealthEndpoints(self._pool, metrics),
+            CacheEndpoints(self._thread, self._prefixes, reuse_log),
         )
         self.asgi = build_asgi_app(routes, metrics, config.server.max_body_bytes)
 
@@ -62,3 +69,4 @@ class App:
             self.stop_generating()
             self._text.close()
             await asyncio.to_thread(self._thread.stop)
+            await asyncio.to_thread(self._prefixes.stop)

@@ -53,13 +53,24 @@ class EngineConfig(Section, frozen=True):
     max_running: PositiveCount = 16
     max_waiting: Count = 1024
     prefill_chunk_tokens: Count = 0
-    min_chunk_tokens: PositiveCount = 16
-    stall_budget: Annotated[float, Meta(ge=1)] = 4.5
+    min_chunk_tokens: PositiveCount = 8
+    stall_budget: Annotated[float, Meta(ge=1)] = 5.0
     ageing_seconds: PositiveSeconds = 10.0
     interactive_tokens: Count = 64
     expected_answer_tokens: PositiveCount = 1024
     speculation: bool = True
+    kv_bits: Literal[0, 4, 8] = 0
     restart: bool = True
+
+
+class CacheConfig(Section, frozen=True):
+    enabled: bool = True
+    ram_bytes: Count = 0
+    directory: str = ""
+    disk_bytes: Count = 20 * 2**30
+    disk_free_bytes: Count = 10 * 2**30
+    encrypt: bool = False
+    key_file: str = ""
 
 
 class HardwareConfig(Section, frozen=True):
@@ -85,6 +96,7 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
+    cache: CacheConfig = CacheConfig()
     hardware: HardwareConfig = HardwareConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
@@ -93,6 +105,16 @@ class Config(Section, frozen=True):
     def store_directory(self) -> Path:
         """Where models are kept: `store.directory`, else the user's cache folder."""
         return Path(self.store.directory).expanduser() if self.store.directory else _user_cache_directory()
+
+    @property
+    def cache_directory(self) -> Path:
+        """Where prefixes are kept: `cache.directory`, else a folder of the store."""
+        return Path(self.cache.directory).expanduser() if self.cache.directory else self.store_directory / "prefixes"
+
+    @property
+    def cache_key_file(self) -> Path:
+        """The key that prefixes on disk are encrypted with: `cache.key_file`, else beside their folder."""
+        return Path(self.cache.key_file).expanduser() if self.cache.key_file else self.store_directory / "prefixes.key"
 
 
 def load_config(

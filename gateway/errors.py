@@ -82,6 +82,24 @@ class ModelNotFound(InvalidRequest):
         )
 
 
+class RequestNotKnown(InvalidRequest):
+    """Nothing is on record of the request with this id."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            f"Nothing is known of a request {request_id[:80]!r}. The id is in its answer's x-request-id header; only the "
+            "latest requests that began to be computed are on record.",
+            param="request_id",
+        )
+
+
+class OperatorOnly(GatewayError):
+    """The admin routes are not for this client."""
+
+    def __init__(self) -> None:
+        super().__init__("The admin routes answer to programs on the server's own machine only.")
+
+
 class BodyTooLarge(GatewayError):
     """The request body exceeds `server.max_body_bytes`."""
 
@@ -105,6 +123,10 @@ class Overloaded(GatewayError):
 
 class ModelUnavailable(GatewayError):
     """The model is configured but could not be loaded, or its engine has stopped."""
+
+
+class CacheUnusable(GatewayError):
+    """What is kept of prompts cannot be written to disk as the configuration asks."""
 
 
 class GrammarsUnavailable(GatewayError):

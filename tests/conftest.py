@@ -55,7 +55,7 @@ class Server:
 
     def __init__(self, store: Path, *arguments: str, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_GATEWAY_")}
-        environment |= {"MLX_GATEWAY_STORE_DIRECTORY": str(store)}
+        environment |= {"MLX_GATEWAY_STORE_DIRECTORY": str(store), "MLX_GATEWAY_CACHE_DISK_BYTES": "0"}
         environment |= {f"MLX_GATEWAY_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=REPOSITORY, text=True)
@@ -118,8 +118,9 @@ def running_server(
 ) -> Iterator[Server]:
     """A server that must end with status 0 when told to stop.
 
-    `settings` are environment variables without their prefix, such as `ENGINE_MAX_RUNNING="2"`. With `ready` it waits
-    until the model is loaded, else until the port is open.
+    `settings` are environment variables without their prefix, such as `ENGINE_MAX_RUNNING="2"`. Prefixes are kept in
+    memory only, unless they say otherwise: servers of one store shall not know each other's prompts. With `ready` it
+    waits until the model is loaded, else until the port is open.
     """
     server = Server(store, *arguments, **settings)
     try:

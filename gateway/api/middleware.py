@@ -33,6 +33,7 @@ class RequestScope:
             await self._app(scope, receive, send)
             return
         request_id = f"req-{token_hex(8)}"
+        scope.setdefault("state", {})["request_id"] = request_id
         started = time.perf_counter()
         status = CLIENT_CLOSED_REQUEST
 

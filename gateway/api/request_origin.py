@@ -23,7 +23,8 @@ def request_origin(request: Request) -> Origin:
         address = request.client.host if request.client else ""
         key = blake2b(request.headers.get("authorization", "").encode(), digest_size=8).hexdigest()
         session = f"{address} {key} {request.headers.get('user-agent', '')}"
-    return Origin(session[:LONGEST_SESSION_NAME], _priority(request.headers.get(PRIORITY_HEADER)))
+    priority = _priority(request.headers.get(PRIORITY_HEADER))
+    return Origin(session[:LONGEST_SESSION_NAME], priority, getattr(request.state, "request_id", ""))
 
 
 def _priority(wished: str | None) -> Priority | None:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.cache_endpoints import CacheEndpoints
 from gateway.api.health_endpoints import HealthEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
 from gateway.api.json_response import error_response, json_response
@@ -21,7 +22,9 @@ from gateway.protocols.wire_errors import ErrorBody, ErrorObject
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_routes(inference: InferenceEndpoints, models: ModelEndpoints, health: HealthEndpoints) -> list[Route]:
+def build_routes(
+    inference: InferenceEndpoints, models: ModelEndpoints, health: HealthEndpoints, cache: CacheEndpoints
+) -> list[Route]:
     """OpenAI's routes stand with and without /v1, because clients are configured either way."""
     openai: list[tuple[str, str, Endpoint]] = [
         ("POST", "/chat/completions", inference.chat_completions),
@@ -32,6 +35,9 @@ def build_routes(inference: InferenceEndpoints, models: ModelEndpoints, health: 
         ("GET", "/health/live", health.live),
         ("GET", "/health/ready", health.ready),
         ("GET", "/metrics", health.metrics),
+        ("GET", "/admin/cache", cache.describe),
+        ("DELETE", "/admin/cache", cache.clear),
+        ("GET", "/admin/cache/explain/{request_id}", cache.explain),
     ]
     with_prefix = [(method, f"/v1{path}", endpoint) for method, path, endpoint in openai]
     return [Route(path, endpoint, methods=[method]) for method, path, endpoint in with_prefix + openai + own]

@@ -8,13 +8,15 @@ from collections.abc import Collection, Sequence
 from math import inf
 from typing import Any
 
+from gateway.engine.cache_factory import CacheFactory
 from gateway.engine.decoding import DecodeGroup
 from gateway.engine.memory_ledger import ModelMemory
 from gateway.engine.pace import Pace, Pass
 from gateway.engine.prefill import Cohort, Prompt
+from gateway.engine.prefix_keeper import PrefixKeeper
 from gateway.engine.row import Row, RowOutcome
-from gateway.engine.row_caches import CacheFactory
 from gateway.hardware.memory import read_memory
+from gateway.prefix_cache.prefix_cache import PrefixCache
 
 SLOWDOWN_BESIDE_PROMPTS = 1.2
 """Of a decode pass by drafts while prompts wait for their turn."""
@@ -26,11 +28,13 @@ CALIBRATION_TOKENS = 16
 class Batch:
     """Prompts are added, become rows that decode, and leave when they end or are removed."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, factory: CacheFactory | None = None, cache: PrefixCache | None = None) -> None:
+        """Without a `factory` the model's caches are as mlx-lm makes them; without a `cache` no prefix is kept."""
         self.pace = Pace()
         self.cohorts: list[Cohort] = []
         self._model = model
-        self._factory = CacheFactory(model)
+        self._factory = factory or CacheFactory(model)
+        self._keeper = PrefixKeeper(cache)
         self.decoding = self._new_group()
         self._passes: list[Pass] = []
         self._last_passes: list[Pass] = []
@@ -46,6 +50,10 @@ class Batch:
     def prompts_together(self) -> bool:
         """Several prompts may be computed in one pass."""
         return self._factory.ragged
+
+    def stops(self, tokens: Sequence[int], message_ends: Sequence[int]) -> list[int]:
+        """Where a prompt's chunks must end."""
+        return self._factory.stops(len(tokens), message_ends)
 
     def add(self, prompts: Sequence[Prompt], cohort: Cohort | None = None) -> Cohort:
         """Prompts that shall be computed together (several only where `prompts_together`), with a cohort or as one."""
@@ -71,6 +79,8 @@ class Batch:
         chunk, seconds = self._compute(cohort, width)
         self.pace.chunk_done(chunk, seconds)
         self._passes.append(chunk)
+        for index, prompt in enumerate(cohort.prompts):
+            self._keeper.prompt_advanced(prompt, cohort.caches, index)
         # Room for the rows to come is made layer by layer meanwhile: all at once it is a stall (for 3,000 tokens
         # beside a short answer, 0.5 s and more).
         rows = len(self.decoding.rows) + sum(len(prompt.rows) for prompt in cohort.prompts)
@@ -80,6 +90,8 @@ class Batch:
         """Prompts that are computed up to their last token become rows that decode."""
         ready = [prompt for prompt in cohort.prompts if not prompt.left]
         for prompt in ready:
+            for row in prompt.rows:
+                row.standing = prompt.standing
             self.decoding.join(cohort.caches, cohort.prompts.index(prompt), prompt.rows)
         self._drop(cohort, ready)
 
@@ -118,7 +130,10 @@ class Batch:
         for cohort in list(self.cohorts):
             for prompt in cohort.prompts:
                 prompt.rows = [row for row in prompt.rows if row not in rows]
-            self._drop(cohort, [prompt for prompt in cohort.prompts if not prompt.rows])
+            gone = [prompt for prompt in cohort.prompts if not prompt.rows]
+            for prompt in gone:
+                self._keeper.prompt_leaves(prompt, cohort.caches, cohort.prompts.index(prompt))
+            self._drop(cohort, gone)
 
     def drop(self, cohort: Cohort) -> None:
         """Forgets prompts that cannot be computed."""
@@ -135,7 +150,7 @@ class Batch:
         return cohort.compute(self._model, width), time.perf_counter() - started
 
     def _new_group(self) -> DecodeGroup:
-        return DecodeGroup(self._model, self._factory.for_decoding(), self.pace)
+        return DecodeGroup(self._model, self._factory.for_decoding(), self.pace, self._keeper.row_leaves)
 
     def _drop(self, cohort: Cohort, prompts: Sequence[Prompt]) -> None:
         if len(prompts) == len(cohort.prompts):

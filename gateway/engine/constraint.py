@@ -17,6 +17,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from gateway.engine.grammar_tokenizer import grammar_tokenizer
 from gateway.engine.grammar_trial import GrammarTrial, new_matcher
+from gateway.engine.json_schema_form import enforceable
 from gateway.errors import GenerationFailed, InvalidRequest, UnsupportedParameter
 from gateway.generation.request import Grammar
 
@@ -24,8 +25,14 @@ Words = np.ndarray[Any, np.dtype[np.uint32]]
 """A mask: one bit for a token, the lowest of the first word for token 0."""
 
 MOST_SOURCE_CHARACTERS = 200_000
-COMPILED_GRAMMARS_KEPT = 32
-JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+COMPILED_GRAMMARS_KEPT = 8
+JSON_FORM = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    # An answer matches one alternative at least; that it matches no second one is beyond a grammar.
+    "coerce_one_of": True,
+}
 KIND_NAMES = {
     "json_object": "JSON object",
     "json_schema": "JSON schema",
@@ -39,6 +46,10 @@ class GrammarCompiler:
     """Compiles grammars for one model's tokenizer. May be used from any thread, where it may block for a second.
 
     Nothing is built before the first grammar comes; that one waits for the tokenizer (0.4 s) and the trial process.
+
+    The memory of compiled grammars is not in the ledger: llguidance does not tell it. It is bounded by the latest
+    `COMPILED_GRAMMARS_KEPT` and those of the rows that run, each of which may compile within `TRIAL_MEMORY_BYTES` (as
+    a rule it takes less than 1 MB, a thousand properties 4) and then grow to `MOST_LEXER_STATES`: 40 MB.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int, end_tokens: frozenset[int]) -> None:
@@ -62,15 +73,13 @@ class GrammarCompiler:
             form = _llguidance_form(grammar)
         except (ValueError, RecursionError) as error:
             raise _refusal(grammar, str(error), param) from error
-        matcher = None
-        reason = self._trial.why_refused(form)
-        if not reason:
-            matcher = new_matcher(tokenizer, form)
-            matcher.compute_bitmask()  # rows start from a warm lexer
-            reason = matcher.get_error()
-        if matcher is None or reason:
+        if reason := self._trial.why_refused(form):
             raise _refusal(grammar, reason, param)
-        compiled = CompiledGrammar(matcher, self._vocabulary, self._end_tokens)
+        matcher = new_matcher(tokenizer, form)
+        try:
+            compiled = CompiledGrammar(matcher, self._vocabulary, self._end_tokens)
+        except GenerationFailed as error:
+            raise _refusal(grammar, matcher.get_error() or str(error), param) from error
         with self._lock:
             self._compiled[grammar] = compiled
             while len(self._compiled) > COMPILED_GRAMMARS_KEPT:
@@ -97,56 +106,65 @@ class CompiledGrammar:
     """A grammar and a model's tokenizer. Immutable; any thread."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: int, end_tokens: Sequence[int]) -> None:
-        self._matcher = matcher
-        self._end_tokens = frozenset(end_tokens)
+        """Raises GenerationFailed if no token of the model can be the first."""
         bits = np.zeros(-(-vocabulary // 32) * 32, dtype=np.uint8)
         bits[list(end_tokens)] = 1
-        self._end_words: Words = np.packbits(bits, bitorder="little").view("<u4")
+        end_words: Words = np.packbits(bits, bitorder="little").view("<u4")
+        self._beginning = Constraint(matcher, frozenset(end_tokens), end_words)
+        self._beginning.mask()  # so that no row has to find it
 
     def start(self) -> "Constraint":
         """A new row's place, before the first token of the answer; takes microseconds."""
-        return Constraint(self._matcher.deep_copy(), self._end_tokens, self._end_words)
+        return self._beginning.copy()
 
 
 class Constraint:
     """One row's place in its grammar. Owned by the MLX thread.
 
     Methods raise GenerationFailed when the grammar turns out too complex for the answer so far; the row is then lost.
+
+    Finding what is forced at a place means to write all forced text in tokens, however long it is. So it is done once,
+    and remembered until the text has been passed.
     """
 
     def __init__(self, matcher: LLMatcher, end_tokens: frozenset[int], end_words: Words) -> None:
         self._matcher = matcher
         self._end_tokens = end_tokens
         self._end_words = end_words
+        self._mask: Words | None = None  # of this place, once it was asked for
+        self._forced: list[int] | None = None  # the same; the first `_passed` of them are behind this place
+        self._passed = 0
 
-    @property
-    def stopped(self) -> bool:
-        """Whether only an end token may follow, or one has come."""
-        return bool(self._matcher.is_stopped())
+    def copy(self) -> "Constraint":
+        """The same place, for another row."""
+        other = Constraint(self._matcher.deep_copy(), self._end_tokens, self._end_words)
+        other._mask, other._forced, other._passed = self._mask, self._forced, self._passed
+        return other
 
     def mask(self) -> Words:
         """The tokens that may come next, ceil(vocabulary / 32) words; all end tokens where the answer may end."""
-        # llguidance allows an end token in a mask also when it failed, or where its text would do.
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype="<u4")[: self._end_words.size]
-        self._raise_error()
-        may_end = self._matcher.is_stopped() or self._matcher.is_accepting()
-        allowed: Words = words | self._end_words if may_end else words & ~self._end_words
-        if not allowed.any():
-            raise GenerationFailed("No token of the model continues the answer as its grammar asks.")
-        return allowed
+        if self._mask is None:
+            forced = self.forced(1)
+            self._mask = self._only(forced[0]) if forced else self._computed_mask()
+        return self._mask
 
     def advance(self, token: int) -> None:
         """Moves past a token of the answer, which must be one that the mask allows or the next forced one."""
         if not self._matcher.consume_token(token):
             self._raise_error()
             raise GenerationFailed(f"Token {token} came after the end of the answer.")
+        expected = self._forced is not None and self._forced[self._passed : self._passed + 1] == [token]
+        self._passed = self._passed + 1 if expected else 0
+        if not expected or self._passed == len(self._forced or ()):
+            self._forced, self._passed = None, 0
+        self._mask = None
 
     def masks_along(self, draft: Sequence[int]) -> tuple[int, list[Words]]:
         """How many tokens of `draft` the masks allow one after the other, and the masks before each and after the last.
 
         The place stays as it is. Nothing is allowed after an end token.
         """
-        ahead = Constraint(self._matcher.deep_copy(), self._end_tokens, self._end_words)
+        ahead = self.copy()
         masks = [ahead.mask()]
         for accepted, token in enumerate(draft):
             ended = accepted > 0 and draft[accepted - 1] in self._end_tokens
@@ -162,9 +180,25 @@ class Constraint:
         It is the forced text as the tokenizer writes it: another spelling of the same text would be in the grammar
         too, but the masks at these places allow these tokens alone.
         """
-        tokens: list[int] = self._matcher.compute_ff_tokens()[:limit]
+        if self._forced is None:
+            self._forced = self._matcher.compute_ff_tokens()
+            self._raise_error()
+        return self._forced[self._passed : self._passed + limit]
+
+    def _computed_mask(self) -> Words:
+        # llguidance allows an end token in a mask also when it failed, or where its text would do.
+        words = np.frombuffer(self._matcher.compute_bitmask(), dtype="<u4")[: self._end_words.size]
         self._raise_error()
-        return tokens
+        may_end = self._matcher.is_stopped() or self._matcher.is_accepting()
+        allowed: Words = words | self._end_words if may_end else words & ~self._end_words
+        if not allowed.any():
+            raise GenerationFailed("No token of the model continues the answer as its grammar asks.")
+        return allowed
+
+    def _only(self, token: int) -> Words:
+        words: Words = np.zeros_like(self._end_words)
+        words[token // 32] = 1 << token % 32
+        return words
 
     def _raise_error(self) -> None:
         if self._matcher.is_error():
@@ -189,7 +223,7 @@ def _llguidance_form(grammar: Grammar) -> str:
                 schema = {} if schema else {"not": {}}
             if not isinstance(schema, dict):
                 raise ValueError("it must be a JSON object")
-            return json.dumps({"grammars": [{"json_schema": schema | {"x-guidance": JSON_FORM}}]})
+            return json.dumps({"grammars": [{"json_schema": enforceable(schema) | {"x-guidance": JSON_FORM}}]})
         case "regex":
             form: str = LLMatcher.grammar_from_regex(grammar.source)
             return form
@@ -211,11 +245,7 @@ def _refusal(grammar: Grammar, reason: str, param: str) -> InvalidRequest:
         return UnsupportedParameter(
             f"The {name} uses keywords that this server cannot enforce: {keywords}. Leave them out.", param
         )
-    if reason.startswith("oneOf constraints"):
-        reason = "its 'oneOf' has alternatives that do not exclude each other; use 'anyOf'"
-    elif unknown := re.match(r"Unknown format: (.*)", reason):
-        reason = f"the format {unknown[1]!r} is not one that this server can enforce; leave it out"
-    elif reason.startswith("NoExtension"):
+    if reason.startswith("NoExtension"):
         reason = "no text matches it"
     elif "regex parse error" in reason:
         reason = "".join(re.findall(r"error: ([^\n]+)", reason)[-1:]) or reason

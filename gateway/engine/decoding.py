@@ -11,8 +11,9 @@ position whether it was drafted or not, so drafts change the speed and nothing e
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from math import inf
 from typing import Any
 
@@ -30,7 +31,12 @@ from gateway.errors import GatewayError, GenerationFailed
 
 log = logging.getLogger(__name__)
 
-LONGEST_DRAFT_TOKENS = 24
+
+class NoToken(Enum):
+    """Why nothing could be drawn for a slot."""
+
+    NOT_A_NUMBER = "The model's output is not a number (NaN or infinity); its weights may be broken."
+    RULED_OUT = "The model rules out every token that may come next, by the answer's grammar or at all."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,8 @@ class Drawn:
     draw: Draw
     scores: dict[int, tuple[mx.array, ...]]
 
-    def read(self) -> tuple[list[int | None], bool]:
-        """The tokens, None where the logits were no numbers; and whether any may differ from `draw.tokens`.
+    def read(self) -> tuple[list[int | NoToken], bool]:
+        """The tokens, or why there is none; and whether any may differ from `draw.tokens`.
 
         Waits until they are computed. A shortcut that was not exact for a slot is made good here.
         """
@@ -53,8 +59,9 @@ class Drawn:
             exact = sample_exactly(self.logits[mx.array(unsure)], [self.slots[i] for i in unsure])
             for index, token in zip(unsure, exact.tolist(), strict=True):  # type: ignore[arg-type]
                 tokens[index] = token
-        for index in np.flatnonzero(np.array(self.draw.broken)).tolist():
-            tokens[index] = None
+        largest = np.array(self.draw.largest)
+        for index in np.flatnonzero(~np.isfinite(largest)).tolist():
+            tokens[index] = NoToken.RULED_OUT if largest[index] == -inf else NoToken.NOT_A_NUMBER
         return tokens, bool(unsure)
 
 
@@ -69,9 +76,14 @@ class Unread:
 
 
 class DecodeGroup:
-    """Rows, their caches, and the token that each row's next pass takes."""
+    """Rows, their caches, and the token that each row's next pass takes.
 
-    def __init__(self, model: Any, caches: RowCaches, pace: Pace) -> None:
+    `leaving` is told each row that is dropped, with the caches and its place in them, while it is still there.
+    """
+
+    def __init__(
+        self, model: Any, caches: RowCaches, pace: Pace, leaving: Callable[[Row, RowCaches, int], None]
+    ) -> None:
         self.rows: list[Row] = []
         self.caches = caches
         self.drafted_tokens = 0
@@ -79,6 +91,7 @@ class DecodeGroup:
         self.last_pass: Pass | None = None
         self._model = model
         self._pace = pace
+        self._leaving = leaving
         self._inputs = mx.array([], dtype=mx.uint32)
         self._unread: Unread | None = None
         self._queued_at = 0.0
@@ -107,7 +120,7 @@ class DecodeGroup:
         A pass with drafts takes at most `most_slowdown` times as long as one without.
         """
         self.last_pass = None
-        if self._draft_length([row.outlook(LONGEST_DRAFT_TOKENS) for row in self.rows], most_slowdown):
+        if self._draft_length([(len(row.proposal.tokens), row.proposal.chance) for row in self.rows], most_slowdown):
             outcomes = self.settle()
             if not self.rows:
                 return outcomes
@@ -162,7 +175,7 @@ class DecodeGroup:
         draw = sample(logits, slots)
         if draw.unsure is not None and (scored or not self.caches.rewindable):
             # Scores are of the token that is drawn here, and some caches cannot take another one instead.
-            draw = Draw(sample_exactly(logits, slots), None, draw.broken)
+            draw = Draw(sample_exactly(logits, slots), None, draw.largest)
         scores = {index: score(unmasked[index], draw.tokens[index], top) for index, top in scored.items()}
         mx.async_eval(draw.arrays, list(scores.values()))  # type: ignore[no-untyped-call]
         return Drawn(slots, logits, draw, scores)
@@ -184,10 +197,7 @@ class DecodeGroup:
     def _drafts(self, most_slowdown: float) -> list[Draft]:
         """What each row's next pass shall compute beyond its known token; of one length at most."""
         drafts = [_draft(row) for row in self.rows]
-        outlooks = [
-            (len(draft.tokens), 1.0 if draft.forced else row.lookup.acceptance if row.lookup else 0.0)
-            for row, draft in zip(self.rows, drafts, strict=True)
-        ]
+        outlooks = [(len(draft.tokens), row.proposal.chance) for row, draft in zip(self.rows, drafts, strict=True)]
         length = self._draft_length(outlooks, most_slowdown)
         return [Draft(draft.tokens[:length], min(draft.forced, length), draft.masks[: length + 1]) for draft in drafts]
 
@@ -256,6 +266,8 @@ class DecodeGroup:
         indices = [index for index, row in enumerate(self.rows) if row in gone]
         if not indices:
             return None
+        for index in indices:
+            self._leaving(self.rows[index], self.caches, index)
         order = self.caches.remove(indices)
         self.rows = [self.rows[index] for index in order]
         if not self.rows:
@@ -266,9 +278,10 @@ class DecodeGroup:
         return mx.array([row.tokens[-1] for row in self.rows], dtype=mx.uint32)
 
 
-def _tell(row: Row, token: int | None, scores: tuple[mx.array, ...] | None) -> RowOutcome:
-    if token is None:
-        return RowFailure(row, GenerationFailed("The model's output is not a number (NaN); its weights may be broken."))
+def _tell(row: Row, token: int | NoToken, scores: tuple[mx.array, ...] | None) -> RowOutcome:
+    if isinstance(token, NoToken):
+        row.broken = token is NoToken.NOT_A_NUMBER
+        return RowFailure(row, GenerationFailed(token.value))
     try:
         finish = row.accept(token)
     except GatewayError as error:
@@ -280,7 +293,7 @@ def _tell(row: Row, token: int | None, scores: tuple[mx.array, ...] | None) -> R
 
 
 def _tell_all(
-    row: Row, draft: Draft, sampled: Sequence[int | None], scores: tuple[mx.array, ...] | None
+    row: Row, draft: Draft, sampled: Sequence[int | NoToken], scores: tuple[mx.array, ...] | None
 ) -> list[RowOutcome]:
     """The draft as far as it holds, and the token that follows it."""
     told: list[RowOutcome] = []
@@ -296,19 +309,15 @@ def _tell_all(
 
 
 def _draft(row: Row) -> Draft:
-    no_draft = Draft() if row.mask is None else Draft(masks=(row.mask,))
-    if not row.may_draft:
-        return no_draft
-    limit = min(LONGEST_DRAFT_TOKENS, row.tokens_left - 1)
-    forced = row.forced(limit)
-    proposed = forced or (row.lookup.propose(limit) if row.lookup else [])
+    """What the row proposes, as far as its grammar allows it."""
+    proposal = row.proposal
     if row.constraint is None:
-        return Draft(tuple(proposed))
+        return Draft(tuple(proposal.tokens))
     try:
-        accepted, masks = row.constraint.masks_along(proposed)
-    except Exception:  # noqa: BLE001  (as in `Row.forced`)
-        return no_draft
-    return Draft(tuple(proposed[:accepted]), min(len(forced), accepted), tuple(masks))
+        accepted, masks = row.constraint.masks_along(proposal.tokens)
+    except Exception:  # noqa: BLE001  (as in `Row._forced`)
+        return Draft() if row.mask is None else Draft(masks=(row.mask,))
+    return Draft(tuple(proposal.tokens[:accepted]), min(proposal.forced, accepted), tuple(masks))
 
 
 def _ended(outcomes: Sequence[RowOutcome]) -> set[Row]:

@@ -2,9 +2,12 @@
 
 import asyncio
 import itertools
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +15,18 @@ from gateway.config import EngineConfig, HardwareConfig
 from gateway.engine.memory_ledger import Admission, ModelMemory
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
-from gateway.engine.token_stream import StepReport, TokenRequest, TokenStream
-from gateway.errors import GatewayError, ModelUnavailable, Overloaded, ShuttingDown
+from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest, TokenStream
+from gateway.errors import GatewayError, GenerationFailed, ModelUnavailable, Overloaded, ShuttingDown
 from gateway.hardware.blas import Blas
 from gateway.observability.metrics import ModelMetrics
+from gateway.prefix_cache.extent import DIGEST_BYTES
+from gateway.prefix_cache.prefix_caches import PrefixCaches
 
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
     from gateway.engine.generation_loop import GenerationLoop, LoopLimits
     from gateway.hardware.backend import Backend
+
+log = logging.getLogger(__name__)
 
 FIRST_GUESS_SECONDS = 1.0
 """Between two requests' ends while the batch is full, before that was measured; for `Retry-After`."""
@@ -27,12 +34,16 @@ FIRST_GUESS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EngineReady:
-    """What a load reports: the backend and the caches in words, and the weights' bytes in memory."""
+    """What a load reports: the backend and the caches in words, and the weights' bytes in memory.
+
+    `resumes_at_stops`: some layers cannot be cut back, so a later prompt can go on only from certain places.
+    """
 
     backend: str
     caches: str
     weight_bytes: int
     admission: Admission
+    resumes_at_stops: bool
 
 
 @dataclass(slots=True)
@@ -48,10 +59,18 @@ class Engine:
     """
 
     def __init__(
-        self, model_id: str, thread: MlxThread, memory: ProcessMemory, config: EngineConfig, metrics: ModelMetrics
+        self,
+        model_id: str,
+        thread: MlxThread,
+        memory: ProcessMemory,
+        prefixes: PrefixCaches,
+        config: EngineConfig,
+        metrics: ModelMetrics,
     ) -> None:
+        self.resumes_at_stops = False
         self._model_id = model_id
         self._memory = memory
+        self._prefixes = prefixes
         self._thread = thread
         self._config = config
         self._metrics = metrics
@@ -77,10 +96,11 @@ class Engine:
         return self._config.max_running
 
     async def load(
-        self, folder: Path, hardware: HardwareConfig, blas: Blas, progress: Callable[[float], None]
+        self, folder: Path, fingerprint: bytes, hardware: HardwareConfig, blas: Blas, progress: Callable[[float], None]
     ) -> EngineReady:
         """Loads the weights on the MLX thread and starts generating for whoever waits.
 
+        `fingerprint` names what is in the folder: equal ones compute the same.
         `progress` is called on the event loop with a fraction. Raises what loading raised; the engine is then
         of no use and `fail` must be called.
         """
@@ -94,6 +114,7 @@ class Engine:
 
         def on_thread() -> EngineReady:
             from gateway.engine.batch import Batch
+            from gateway.engine.cache_factory import CacheFactory
             from gateway.engine.generation_loop import GenerationLoop
             from gateway.engine.kv_layout import KvLayout
             from gateway.engine.model_loader import load_model
@@ -104,9 +125,15 @@ class Engine:
             ledger = self._memory.ledger()
             loaded = load_model(folder, backend.dtype, progress_or_stop)
             limits = self._loop_limits(backend)
-            layout = KvLayout.measure(loaded.model, limits.chunk_tokens)
+            factory = CacheFactory(loaded.model, self._config.kv_bits)
+            layout = KvLayout.measure(loaded.model, limits.chunk_tokens, lambda _: factory.model_caches())
             memory = ModelMemory(ledger, self._model_id, layout, loaded.weight_bytes, limits.pass_tokens)
-            batch = Batch(loaded.model)
+            cache = None
+            if needs := factory.needs:
+                described = f"{backend.name} {backend.dtype} {layout.describe()} {needs} mlx-lm {version('mlx-lm')}"
+                namespace = sha256(fingerprint + described.encode()).digest()[:DIGEST_BYTES]
+                cache = self._prefixes.open(self._model_id, namespace, needs, ledger)
+            batch = Batch(loaded.model, factory, cache)
             batch.calibrate(limits.chunk_tokens)
             if not memory.admission.fits(prompt_tokens=1, max_tokens=1, choices=1):
                 memory.release()
@@ -115,17 +142,20 @@ class Engine:
                     f"the memory budget of {ledger.budget_bytes / 2**20:.0f} MiB. Raise hardware.memory_bytes or "
                     "hardware.memory_fraction, or serve a smaller model."
                 )
-            self._worker = GenerationLoop(batch, loaded.vocabulary, limits, memory, self._on_event_loop(self._deliver))
+            deliver = self._on_event_loop(self._deliver)
+            self._worker = GenerationLoop(batch, loaded.vocabulary, limits, memory, deliver, cache, self._prefixes.use)
             self._thread.add_worker(self._worker)
             return EngineReady(
                 str(backend),
                 layout.describe(),
                 loaded.weight_bytes,
                 memory.admission.with_fixed_work_space(limits.pass_tokens),
+                needs is not None and needs.state,
             )
 
         ready = await asyncio.wrap_future(self._thread.run(on_thread))
         self._admission = ready.admission
+        self.resumes_at_stops = ready.resumes_at_stops
         return ready
 
     def submit(self, request: TokenRequest) -> TokenStream:
@@ -175,13 +205,16 @@ class Engine:
         return hand_over
 
     def _deliver(self, report: StepReport) -> None:
-        """The MLX thread's report of one step, on the event loop."""
-        self._metrics.step_done(report.state)
-        for ticket, token in report.tokens:
+        """The MLX thread's report of one step, on the event loop. What cannot be delivered keeps nothing else back."""
+        try:
+            self._metrics.step_done(report.state)
+        except Exception:
+            log.exception("a step's figures could not be noted")
+        for ticket, reuse in report.reused:
             if outstanding := self._outstanding.get(ticket):
-                outstanding.stream.feed(token)
-                if outstanding.stream.complete:
-                    self._forget(ticket)
+                outstanding.stream.reuse = outstanding.stream.reuse or reuse
+        for ticket, token in report.tokens:
+            self._feed(ticket, token)
         for ticket, error in report.failures:
             if ticket in self._outstanding:
                 self._forget(ticket).fail(error)
@@ -191,9 +224,24 @@ class Engine:
             if not isinstance(report.closed, ShuttingDown):
                 self._broken.set()
 
+    def _feed(self, ticket: int, token: GeneratedToken) -> None:
+        if (outstanding := self._outstanding.get(ticket)) is None:
+            return
+        stream = outstanding.stream
+        try:
+            stream.feed(token)
+        except Exception:
+            log.exception("a token could not be handed to its request, which ends; the engine goes on")
+            self._cancel(ticket, None)
+            stream.fail(GenerationFailed("The answer could not be delivered; see the server's log."))
+            return
+        if stream.complete:
+            self._forget(ticket)
+
     def _drop_worker(self) -> None:
         """On the MLX thread: the model's memory goes with it."""
         self._worker = None
+        self._prefixes.close(self._model_id)
 
     def _forget(self, ticket: int) -> TokenStream:
         outstanding = self._outstanding.pop(ticket)

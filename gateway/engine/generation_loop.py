@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.engine.batch import Batch
-from gateway.engine.decoding import LONGEST_DRAFT_TOKENS
 from gateway.engine.memory_ledger import ModelMemory
 from gateway.engine.prefill import Cohort, Prompt
-from gateway.engine.prompt_lookup import PromptLookup
+from gateway.engine.prefix_reuse import PrefixReuse
+from gateway.engine.prompt_lookup import LONGEST_DRAFT_TOKENS, PromptIndex, PromptLookup
+from gateway.engine.ragged_caches import GROWTH_TOKENS
 from gateway.engine.row import Row, RowFailure, RowOutcome
-from gateway.engine.row_caches import GROWTH_TOKENS
 from gateway.engine.sampling import RowSampling
 from gateway.engine.scheduling import (
     FairShares,
@@ -32,7 +32,8 @@ from gateway.engine.step_cost import chunk_tokens
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
 from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
 from gateway.generation.request import Priority
-from gateway.observability.engine_state import EngineState
+from gateway.observability.engine_state import EngineState, PrefixUse
+from gateway.prefix_cache.prefix_cache import PrefixCache
 
 log = logging.getLogger(__name__)
 
@@ -101,18 +102,6 @@ class _Ticket:
             return [(self.request.prompt, rows)]
         return [(list(row.tokens), [row]) for row in rows]
 
-    @property
-    def job(self) -> Job:
-        return Job(
-            ticket=self.number,
-            priority=self.request.priority,
-            session=self.request.session,
-            rows=len(self.choices),
-            prompt_tokens=self.prompt_tokens_left,
-            since=self.since,
-            started=self.started,
-        )
-
 
 class GenerationLoop:
     """A `Worker` of the MLX thread.
@@ -128,11 +117,15 @@ class GenerationLoop:
         limits: LoopLimits,
         memory: ModelMemory,
         report: Callable[[StepReport], None],
+        cache: PrefixCache | None = None,
+        prefix_use: Callable[[], PrefixUse] = PrefixUse,
     ) -> None:
         self._batch = batch
         self._vocabulary = vocabulary
         self._limits = limits
         self._memory = memory
+        self._prefixes = PrefixReuse(cache)
+        self._prefix_use = prefix_use
         self._report = report
         self._shares = FairShares(limits.ageing_seconds)
         self._tickets: dict[int, _Ticket] = {}
@@ -143,7 +136,7 @@ class GenerationLoop:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._tickets)
+        return any(not self._prefixes.reading(ticket) for ticket in self._tickets)
 
     def submit(self, ticket: int, request: TokenRequest) -> None:
         try:
@@ -155,6 +148,7 @@ class GenerationLoop:
             self._publish(StepReport(failures=[(ticket, error)]))
             return
         self._tickets[ticket] = _Ticket(ticket, request, time.monotonic(), set(range(len(request.seeds))))
+        self._prefixes.submitted(ticket, request.prompt)
 
     def cancel(self, ticket: int, choice: int | None = None) -> None:
         """Frees the rows of a ticket, or of one of its choices, at whatever stage they are.
@@ -169,7 +163,8 @@ class GenerationLoop:
         report = StepReport()
         now = time.monotonic()
         ordered = self._order(now)
-        self._start([job for job in ordered if not job.started], now, report)
+        waiting = {job.ticket: job for job in ordered if not job.started}
+        self._start([waiting[ticket] for ticket in self._prefixes.those_who_gain_nothing(waiting)], now, report)
         self._decode(report)
         if self._batch.cohorts:
             self._publish(report)
@@ -199,8 +194,20 @@ class GenerationLoop:
         """Who waits and whose prompt is being computed, best first; nobody when there is nothing to decide."""
         if sum(len(ticket.rows) for ticket in self._started()) >= self._row_limits.max_rows and not self._batch.cohorts:
             return []
-        unready = [t.job for t in self._tickets.values() if not t.started or t.prompt_tokens_left]
+        unready = [self._job(t) for t in self._tickets.values() if not t.started or t.prompt_tokens_left]
         return self._shares.order(unready, now)
+
+    def _job(self, ticket: _Ticket) -> Job:
+        reusable = 0 if ticket.started else self._prefixes.reusable(ticket.number)
+        return Job(
+            ticket=ticket.number,
+            priority=ticket.request.priority,
+            session=ticket.request.session,
+            rows=len(ticket.choices),
+            prompt_tokens=ticket.prompt_tokens_left - reusable,
+            since=ticket.since,
+            started=ticket.started,
+        )
 
     def _start(self, waiting: list[Job], now: float, report: StepReport) -> None:
         if not waiting:
@@ -240,6 +247,7 @@ class GenerationLoop:
         request = ticket.request
         drafts = self._limits.speculation and request.top_logprobs is None and self._batch.decoding.caches.rewindable
         try:
+            index = PromptIndex(request.prompt) if drafts else None
             for choice in sorted(ticket.choices):
                 row = Row(
                     list(request.prompt),
@@ -247,7 +255,7 @@ class GenerationLoop:
                     request.end_tokens,
                     RowSampling(request.sampling, request.seeds[choice], request.prompt, request.top_logprobs),
                     request.grammar.start() if request.grammar else None,
-                    PromptLookup(request.prompt) if drafts else None,
+                    PromptLookup(index) if index else None,
                 )
                 ticket.rows[choice] = row
                 self._owners[row] = ticket, choice
@@ -261,11 +269,18 @@ class GenerationLoop:
         """Their prompts are computed from now on: together with a cohort, or as a new one."""
         tickets = [self._tickets[job.ticket] for job in jobs]
         for ticket in tickets:
-            ticket.prompts = [Prompt(ticket.number, rows, tokens) for tokens, rows in ticket.parts()]
+            ticket.prompts = [self._prompt(ticket, tokens, rows, report) for tokens, rows in ticket.parts()]
         prompts = [prompt for ticket in tickets for prompt in ticket.prompts]
         for group in [prompts] if self._batch.prompts_together else [[prompt] for prompt in prompts]:
             if group[0].ticket in self._tickets:  # else it failed with an earlier part of it
                 self._join_ready(self._batch.add(group, cohort), report)
+
+    def _prompt(self, ticket: _Ticket, tokens: list[int], rows: list[Row], report: StepReport) -> Prompt:
+        """With what is known of it already."""
+        taken = self._prefixes.take(ticket.number, tokens, ticket.request.session)
+        report.reused.append((ticket.number, taken.reuse))
+        stops = self._batch.stops(tokens, ticket.request.message_ends)
+        return Prompt(ticket.number, rows, tokens, taken.prefix, taken.standing, stops)
 
     # --- computing --------------------------------------------------------------------------------------
 
@@ -295,10 +310,15 @@ class GenerationLoop:
             return
         for session in sessions:
             self._shares.charge(session, width)
+        for prompt in cohort.prompts:
+            self._prefixes.kept(prompt.ticket, prompt.standing.cursor.tokens)
         self._join_ready(cohort, report)
 
     def _join_ready(self, cohort: Cohort, report: StepReport) -> None:
         """Prompts that are computed become rows that decode."""
+        for prompt in cohort.prompts:
+            if not prompt.left:
+                self._prefixes.ended(prompt.ticket)
         try:
             self._batch.join_ready(cohort)
         except Exception as error:  # noqa: BLE001  (the border of the engine loop)
@@ -396,6 +416,7 @@ class GenerationLoop:
         ticket.choices -= ended
         if not ticket.choices:
             self._tickets.pop(ticket.number, None)
+            self._prefixes.ended(ticket.number)
         rows = [row for choice in ended if (row := ticket.rows.pop(choice, None))]
         for row in rows:
             del self._owners[row]
@@ -421,5 +442,6 @@ class GenerationLoop:
             accepted_tokens=decoding.accepted_tokens,
             preempted=self._preempted,
             memory=self._memory.owners(),
+            prefixes=self._prefix_use(),
         )
         self._report(report)

@@ -25,7 +25,11 @@ TRIAL_CPU_SECONDS = 0.3
 """A schema of a thousand properties takes 0.1 s; a usual one, 0.001 s."""
 
 TRIAL_STACK_BYTES = 4 << 20  # half of what the server's own threads have
-TRIAL_MEMORY_BYTES = 2 << 30
+TRIAL_MEMORY_BYTES = 512 << 20
+"""Of address space. The process by itself has 160 MiB; a schema of a thousand properties takes 15 more."""
+
+MOST_LEXER_STATES = 20_000
+"""Of one grammar, which come while its answers grow and take up to 2 KB each; an answer that needs more fails."""
 
 READY = b"ready\n"
 START_SECONDS = 30.0
@@ -39,9 +43,9 @@ DEADLY_SIGNALS = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGI
 
 def new_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     """Compiles llguidance's own JSON form of a grammar. Never raises: ask the matcher for its error."""
-    # A lexer state takes 1 to 2 KB. A mask of 10,000 items takes 15 ms, in which all other rows wait; llguidance's
-    # default of 50,000 lets an ambiguous grammar take 100.
-    limits = LLParserLimits(max_lexer_states=50_000, step_max_items=10_000, verbose_errors=False)
+    # A mask of 10,000 items takes 15 ms, in which all other rows wait; llguidance's default of 50,000 lets an ambiguous
+    # grammar take 100.
+    limits = LLParserLimits(max_lexer_states=MOST_LEXER_STATES, step_max_items=10_000, verbose_errors=False)
     return LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.errors import RequestTooLarge
+from gateway.prefix_cache.prefix_caches import OWNER as PREFIX_CACHE
 
 if TYPE_CHECKING:  # it imports mlx
     from gateway.engine.kv_layout import KvLayout
@@ -60,6 +61,7 @@ class MemoryLedger:
         self._passing: dict[str, int] = {}
         self._lasting: dict[str, int] = {}
         self._work_spaces: dict[str, int] = {}
+        self._give_up: dict[str, Callable[[int], None]] = {}
 
     @property
     def work_space_bytes(self) -> int:
@@ -95,15 +97,22 @@ class MemoryLedger:
         extra_work = max(0, work_space_bytes - self.work_space_bytes)
         return max(0, wanted_bytes - self.held_by(owner) + extra_work - self.free_bytes)
 
+    def let_give_up(self, owner: str, give_up: Callable[[int], None]) -> None:
+        """From now on `owner` is asked to hold so many bytes less when others need them; it says what it holds then."""
+        self._give_up[owner] = give_up
+
     def fits_now(self, owner: str, wanted_bytes: int, work_space_bytes: int = 0) -> bool:
-        return self.shortfall_bytes(owner, wanted_bytes, work_space_bytes) == 0
+        """Whether `owner` may hold so much. Those who can give something up are asked to, if that is enough."""
+        lacking = self.shortfall_bytes(owner, wanted_bytes, work_space_bytes)
+        if 0 < lacking <= sum(map(self.held_by, self._give_up)):
+            for give_up in self._give_up.values():
+                give_up(self.shortfall_bytes(owner, wanted_bytes, work_space_bytes))
+            lacking = self.shortfall_bytes(owner, wanted_bytes, work_space_bytes)
+        return lacking == 0
 
     def most_bytes(self, work_space_bytes: int) -> int:
         """What one owner could have beside this work space if all that does not last had gone."""
         return self.budget_bytes - sum(self._lasting.values()) - work_space_bytes
-
-    def ever_fits(self, wanted_bytes: int, work_space_bytes: int) -> bool:
-        return wanted_bytes <= self.most_bytes(work_space_bytes)
 
 
 class ModelMemory:
@@ -148,6 +157,7 @@ class ModelMemory:
             "budget": self._ledger.budget_bytes,
             "weights": self._ledger.held_by(self._weights),
             "kv_cache": self._ledger.held_by(self._caches),
+            PREFIX_CACHE: self._ledger.held_by(PREFIX_CACHE),
             "work_space": self._ledger.work_space_bytes,
             "free": max(0, self._ledger.free_bytes),
         }

@@ -1,28 +1,49 @@
 """Prompts on their way into the batch, a chunk at a time. Runs on the MLX thread."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from gateway.engine.cache_factory import CacheFactory
 from gateway.engine.pace import Pass
 from gateway.engine.row import Row
-from gateway.engine.row_caches import CacheFactory, RowCaches
+from gateway.engine.row_caches import RowCaches
+from gateway.prefix_cache.extent import UNKNOWN, Standing
+from gateway.prefix_cache.row_state import NO_PREFIX, Prefix
 
 
 @dataclass(eq=False, slots=True)
 class Prompt:
-    """One request's prompt, computed once for all its rows. The last token is left for their first decode step."""
+    """One request's prompt, computed once for all its rows. The last token is left for their first decode step.
+
+    Its first tokens may be there already, as `prefix`. `stops` (ascending) are places where a chunk must end, because
+    what stands there shall be kept; `standing` tells how far that was done.
+    """
 
     ticket: int
     rows: list[Row]
     tokens: list[int]
+    prefix: Prefix = NO_PREFIX
+    standing: Standing = UNKNOWN
+    stops: Sequence[int] = ()
     computed: int = 0
 
     @property
     def left(self) -> int:
         return len(self.tokens) - 1 - self.computed
+
+    @property
+    def at_stop(self) -> bool:
+        return self.computed in self.stops
+
+    @property
+    def until_stop(self) -> int:
+        """Tokens to the next place where a chunk must end, or to the end."""
+        following = bisect_right(self.stops, self.computed)
+        return min(self.left, self.stops[following] - self.computed) if following < len(self.stops) else self.left
 
 
 class Cohort:
@@ -39,11 +60,15 @@ class Cohort:
         self.caches: RowCaches = factory.for_prompts()
 
     def join(self, prompts: Sequence[Prompt]) -> None:
-        """Adds prompts of which nothing is computed yet."""
+        """Adds prompts of which nothing is computed yet but their prefixes."""
         self.prompts += prompts
         self.size = max(self.size, len(self.prompts))
         self.longest = max(self.longest, *(len(prompt.tokens) for prompt in prompts))
-        self.caches.add_empty(len(prompts))
+        for prompt in prompts:
+            self.caches.add_row(prompt.prefix)
+            if prompt.prefix.tokens:
+                mx.eval(self.caches.arrays)
+            prompt.computed, prompt.prefix = prompt.prefix.tokens, NO_PREFIX
 
     @property
     def context(self) -> int:
@@ -57,7 +82,7 @@ class Cohort:
 
     def compute(self, model: Any, width: int) -> Pass:
         """Computes the next `width` tokens of every prompt (fewer where fewer are left), and says what that was."""
-        counts = [min(width, prompt.left) for prompt in self.prompts]
+        counts = [min(width, prompt.until_stop) for prompt in self.prompts]
         width = max(counts)
         inputs = [
             prompt.tokens[prompt.computed : prompt.computed + count] + [0] * (width - count)

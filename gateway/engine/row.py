@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.engine.constraint import Constraint, Words
-from gateway.engine.prompt_lookup import PromptLookup
+from gateway.engine.prompt_lookup import LONGEST_DRAFT_TOKENS, PromptLookup
 from gateway.engine.sampling import RowSampling
 from gateway.engine.token_stream import TokenScores
 from gateway.errors import GatewayError
 from gateway.generation.events import FinishReason
+from gateway.prefix_cache.extent import UNKNOWN, Standing
 
 
 @dataclass(eq=False, slots=True)
@@ -16,7 +17,8 @@ class Row:
     """A choice of a request: its tokens so far and everything its next token depends on.
 
     `tokens` are the prompt's and the answer's. A row that was put back into the queue to make room starts again from
-    them, and goes on as if nothing had happened. `mask` holds the tokens its grammar allows next.
+    them, and goes on as if nothing had happened. `mask` holds the tokens its grammar allows next. `standing` tells
+    how much of it the prefix cache was given; of a `broken` row nothing shall be.
     """
 
     tokens: list[int]
@@ -26,6 +28,9 @@ class Row:
     constraint: Constraint | None = None
     lookup: PromptLookup | None = None
     mask: Words | None = None
+    standing: Standing = UNKNOWN
+    broken: bool = False
+    _proposal: "Proposal | None" = None
 
     def __post_init__(self) -> None:
         if self.constraint:
@@ -33,6 +38,7 @@ class Row:
 
     def accept(self, token: int) -> FinishReason | None:
         """The row's next token is known; returns why it was the last, if it was. May raise a grammar's error."""
+        self._proposal = None
         self.tokens.append(token)
         self.tokens_left -= 1
         self.sampling.advance(token)
@@ -48,23 +54,41 @@ class Row:
         return None
 
     @property
-    def may_draft(self) -> bool:
-        return self.tokens_left > 1 and self.sampling.top_logprobs is None
+    def proposal(self) -> "Proposal":
+        """What its next pass could compute beyond the known token, as things stand; made once for a place."""
+        if self._proposal is None:
+            self._proposal = self._propose()
+        return self._proposal
 
-    def forced(self, limit: int) -> list[int]:
+    def _propose(self) -> "Proposal":
+        limit = min(LONGEST_DRAFT_TOKENS, self.tokens_left - 1)
+        if limit < 1 or self.sampling.top_logprobs is not None:
+            return NOTHING
+        if forced := self._forced(limit):
+            return Proposal(forced, len(forced), 1.0)
+        if self.lookup and (proposed := self.lookup.propose(limit)):
+            return Proposal(proposed, 0, self.lookup.acceptance)
+        return NOTHING
+
+    def _forced(self, limit: int) -> list[int]:
         """The coming tokens, as far as the grammar leaves no choice."""
         try:
             return self.constraint.forced(limit) if self.constraint else []
         except Exception:  # noqa: BLE001  (whatever is wrong with one grammar must not reach the other rows)
             return []  # it may still do for one token; else `accept` will say so
 
-    def outlook(self, limit: int) -> tuple[int, float]:
-        """How many tokens could be drafted after the next one, as things stand, and the chance of each to hold."""
-        if not self.may_draft:
-            return 0, 0.0
-        if forced := self.forced(limit):
-            return len(forced), 1.0
-        return (len(self.lookup.propose(limit)), self.lookup.acceptance) if self.lookup else (0, 0.0)
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tokens that may come next, the first `forced` of them for certain, and the chance of each to hold if those before
+    it do."""
+
+    tokens: Sequence[int] = ()
+    forced: int = 0
+    chance: float = 0.0
+
+
+NOTHING = Proposal()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,18 +143,18 @@ class Draw:
     """What `sample` chose, not yet computed; every array has one entry for each slot.
 
     `unsure` marks slots whose restrictions could not be followed the short way: their tokens mean nothing, and
-    `sample_exactly` must choose them. None when no slot can be. `broken` marks slots whose largest logit is not a
-    finite number: the model gave NaN or infinity, or every token was ruled out.
+    `sample_exactly` must choose them. None when no slot can be. `largest` is each slot's largest logit: where it is no
+    finite number the token means nothing. The model gave NaN or infinity, or (minus infinity) every token is ruled out.
     """
 
     tokens: mx.array
     unsure: mx.array | None
-    broken: mx.array
+    largest: mx.array
 
     @property
     def arrays(self) -> list[mx.array]:
         """Everything to be computed."""
-        return [self.tokens, self.broken] + ([] if self.unsure is None else [self.unsure])
+        return [self.tokens, self.largest] + ([] if self.unsure is None else [self.unsure])
 
 
 class _Kind(Enum):
@@ -250,11 +250,11 @@ def _sample(logits: mx.array, kinds: Sequence[_Kind], slots: Sequence[Slot]) -> 
         sure = [mx.zeros(draw.tokens.shape, dtype=mx.bool_) for draw in draws]
         unsure = gathered([no if draw.unsure is None else draw.unsure for draw, no in zip(draws, sure, strict=True)])
     tokens = gathered([draw.tokens for draw in draws])
-    return Draw(tokens, unsure, gathered([draw.broken for draw in draws]))
+    return Draw(tokens, unsure, gathered([draw.largest for draw in draws]))
 
 
 def _draw(kind: _Kind, logits: mx.array, slots: Sequence[Slot]) -> Draw:
-    """The tokens of slots of one kind. The largest logit tells whether a slot is broken: NaN counts as largest."""
+    """The tokens of slots of one kind. NaN counts as the largest logit."""
     unsure = None
     if kind is _Kind.GREEDY:
         tokens = mx.argmax(logits, axis=-1)
@@ -270,7 +270,7 @@ def _draw(kind: _Kind, logits: mx.array, slots: Sequence[Slot]) -> Draw:
             tokens = mx.argmax(_noisy(scaled, slots), axis=-1)
         else:
             tokens, unsure = _draw_from_nucleus(scaled, slots)
-    return Draw(tokens.astype(mx.uint32), unsure, ~mx.isfinite(best[:, 0]))
+    return Draw(tokens.astype(mx.uint32), unsure, best[:, 0].astype(mx.float32))
 
 
 def _draw_from_nucleus(scaled: mx.array, slots: Sequence[Slot]) -> tuple[mx.array, mx.array]:

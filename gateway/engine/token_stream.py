@@ -14,6 +14,7 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.generation.events import FinishReason
 from gateway.generation.request import Priority, Sampling
 from gateway.observability.engine_state import EngineState
+from gateway.prefix_cache.reuse import Reuse
 
 if TYPE_CHECKING:
     from gateway.engine.constraint import CompiledGrammar
@@ -26,6 +27,7 @@ class TokenRequest:
     `prompt` holds at least one token id, and `len(prompt) + max_tokens` fits the model's context. Generation ends with
     one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
     `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
+    `message_ends` are places in the prompt from which a later one may go on otherwise: where its last messages end.
     """
 
     prompt: list[int]
@@ -38,6 +40,7 @@ class TokenRequest:
     priority: Priority = Priority.NORMAL
     session: str = ""
     expected_tokens: int | None = None
+    message_ends: tuple[int, ...] = ()
 
     @property
     def reserved_tokens(self) -> int:
@@ -86,6 +89,7 @@ class StepReport:
 
     tokens: list[tuple[int, GeneratedToken]] = field(default_factory=list)
     failures: list[tuple[int, GatewayError]] = field(default_factory=list)
+    reused: list[tuple[int, Reuse]] = field(default_factory=list)
     state: EngineState = field(default_factory=EngineState)
     closed: GatewayError | None = None
 
@@ -100,6 +104,7 @@ class TokenStream:
     def __init__(self, ticket: int, choices: int, cancel: Cancel) -> None:
         self.ticket = ticket
         self.choices = choices
+        self.reuse: Reuse | None = None  # of its prompt, known when its computation begins
         self._unfinished = set(range(choices))
         self._cancel = cancel
         self._tokens: deque[GeneratedToken] = deque()

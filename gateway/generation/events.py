@@ -50,10 +50,14 @@ class ChoiceFinished:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Every choice is complete. `completion_tokens` counts the tokens of all choices."""
+    """Every choice is complete. `completion_tokens` counts the tokens of all choices.
+
+    `cached_tokens` of the prompt had been computed before and were not computed again.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 Event = Admitted | TextDelta | ChoiceFinished | Finished

@@ -1,6 +1,6 @@
 """What a client asks for, in the gateway's own words; every protocol is translated into these."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -20,14 +20,18 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who asks. `session` is what shares fairly with others; `priority` is None where nobody said one."""
+    """Who asks. `session` is what shares fairly with others; `priority` is None where nobody said one.
+
+    `request_id` is the name under which the client and the log know this request.
+    """
 
     session: str = ""
     priority: Priority | None = None
+    request_id: str = ""
 
     def within(self, session: str) -> "Origin":
         """The same, in a session of that name within this one."""
-        return Origin(f"{self.session} {session[:LONGEST_SESSION_NAME]}", self.priority)
+        return replace(self, session=f"{self.session} {session[:LONGEST_SESSION_NAME]}")
 
 
 ANYONE = Origin()

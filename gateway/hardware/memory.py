@@ -27,11 +27,10 @@ class MemoryBudget:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """mlx's own count. `peak` is since the last reading; neither it nor `active` counts the `cached` buffers."""
+    """mlx's own count. `peak` is since the last reading; neither it nor `active` counts the buffers kept for reuse."""
 
     active_bytes: int
     peak_bytes: int
-    cached_bytes: int
 
 
 def memory_budget(asked_bytes: int, fraction: float) -> MemoryBudget:
@@ -102,7 +101,7 @@ def read_memory() -> MemoryReading:
     active = mx.get_active_memory()
     peak = max(active, mx.get_peak_memory())  # a reset peak is 0 until the next allocation
     mx.reset_peak_memory()
-    return MemoryReading(active, peak, mx.get_cache_memory())
+    return MemoryReading(active, peak)
 
 
 def limit_allocator(budget_bytes: int) -> int:

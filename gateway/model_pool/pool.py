@@ -14,6 +14,7 @@ from gateway.model_pool.resident_model import ModelState, ResidentModel, TextMod
 from gateway.model_store.sources import read_source
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
+from gateway.prefix_cache.prefix_caches import PrefixCaches
 
 
 class ModelPool:
@@ -25,12 +26,13 @@ class ModelPool:
         store: ModelStore,
         thread: MlxThread,
         memory: ProcessMemory,
+        prefixes: PrefixCaches,
         blas: Blas,
         metrics: Metrics,
     ) -> None:
         """Raises `ModelStoreError` when the configured source can be no model."""
         model_id = config.model.id or read_source(config.model.source).model_id
-        model = ResidentModel(model_id, config, store, thread, memory, blas, metrics)
+        model = ResidentModel(model_id, config, store, thread, memory, prefixes, blas, metrics)
         self._models = {model_id: model}
         self._loads: list[asyncio.Task[None]] = []
         self._draining = False

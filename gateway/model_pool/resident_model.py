@@ -16,8 +16,10 @@ from gateway.engine.process_memory import ProcessMemory
 from gateway.errors import GatewayError, ModelUnavailable
 from gateway.hardware.blas import Blas
 from gateway.model_pool.background import in_background
-from gateway.model_store.store import ModelStore
+from gateway.model_store.fingerprint import fingerprint
+from gateway.model_store.store import ModelStore, StoredModel
 from gateway.observability.metrics import Metrics, ModelMetrics
+from gateway.prefix_cache.prefix_caches import PrefixCaches
 
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
     from gateway.engine.model_loader import TextSide
@@ -66,6 +68,7 @@ class ResidentModel:
         store: ModelStore,
         thread: MlxThread,
         memory: ProcessMemory,
+        prefixes: PrefixCaches,
         blas: Blas,
         metrics: Metrics,
     ) -> None:
@@ -79,9 +82,10 @@ class ResidentModel:
         self._thread = thread
         self._blas = blas
         self._metrics = metrics.for_model(model_id)
-        self._engine = Engine(model_id, thread, memory, config.engine, self._metrics)
+        self._engine = Engine(model_id, thread, memory, prefixes, config.engine, self._metrics)
         self._text: TextModel | None = None
         self._folder: Path | None = None
+        self._fingerprint = b""
         self._ready_since = 0.0
         self._restart_wait = 0.0
         self._decided = asyncio.Event()  # the text side is there, or nothing will be
@@ -175,7 +179,9 @@ class ResidentModel:
         assert self._text
         assert self._folder
         self._state, self._doing, self._fraction = ModelState.LOADING, "loading the weights", 0.0
-        ready = await self._engine.load(self._folder, self._config.hardware, self._blas, self._set_fraction)
+        ready = await self._engine.load(
+            self._folder, self._fingerprint, self._config.hardware, self._blas, self._set_fraction
+        )
         self._state, self._doing, self._ready_since = ModelState.READY, "ready", time.monotonic()
         seconds = time.perf_counter() - started
         self._metrics.load_seconds.set(seconds)
@@ -197,7 +203,12 @@ class ResidentModel:
             loop.call_soon_threadsafe(self._progress, fraction, doing)
 
         source = self._config.model.source
-        stored = await in_background(lambda: self._store.locate(source, report), "model-store")
+
+        def locate() -> tuple[StoredModel, bytes]:
+            found = self._store.locate(source, report)
+            return found, fingerprint(found.folder, found.manifest)
+
+        stored, self._fingerprint = await in_background(locate, "model-store")
         log.info("%s: %s", self.model_id, stored.origin)
         return stored.folder
 

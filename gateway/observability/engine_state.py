@@ -6,6 +6,23 @@ from gateway.generation.request import Priority
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixUse:
+    """What is kept of all models' prompts and answers; counts are since the process began."""
+
+    ram_bytes: int = 0
+    ram_limit_bytes: int = 0
+    ram_evicted: int = 0
+    disk_bytes: int = 0
+    disk_limit_bytes: int = 0
+    disk_evicted: int = 0
+    disk_written: int = 0
+    disk_dropped: int = 0
+    disk_read_seconds: float = 0.0
+    disk_write_seconds: float = 0.0
+    removed_files: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EngineState:
     """`running` and `waiting` count rows (choices); totals are since the engine was built.
 
@@ -24,6 +41,7 @@ class EngineState:
     accepted_tokens: int = 0
     preempted: int = 0
     memory: dict[str, int] = field(default_factory=dict)
+    prefixes: PrefixUse = PrefixUse()
 
     @property
     def waiting_rows(self) -> int:

@@ -4,12 +4,13 @@
 values come from the configuration or from fixed sets: a client cannot create a series.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.generation.request import Priority
-from gateway.observability.engine_state import EngineState
+from gateway.observability.engine_state import EngineState, PrefixUse
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The classic text format: the newer one that Prometheus negotiates would rename `vllm:x` to `vllm_x`."""
@@ -91,6 +92,21 @@ class Metrics:
             ["owner"],
             registry=registry,
         )
+        self._prefix_queries = self._counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up")
+        self._prefix_hits = self._counter("vllm:prefix_cache_hits_total", "Prompt tokens that were not computed again")
+        self._prompt_sources = Counter(
+            "mlx_gateway_prompt_tokens_by_source_total",
+            "Prompt tokens by where they came from: kept in memory, on disk, from another request, or computed",
+            ["model_name", "source"],
+            registry=registry,
+        )
+        self._prefix_missed = Counter(
+            "mlx_gateway_prefix_cache_missed_tokens_total",
+            "Prompt tokens that were computed, by the likely cause",
+            ["model_name", "cause"],
+            registry=registry,
+        )
+        self.prefixes = PrefixMetrics(registry)
         self._load_seconds = self._gauge("mlx_gateway_model_load_seconds", "How long the last load took")
         self._weight_bytes = self._gauge("mlx_gateway_model_weight_bytes", "Memory of the model's weights")
 
@@ -115,11 +131,55 @@ class GrowingTotal:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._last = 0
+        self._last = 0.0
 
-    def reached(self, total: int) -> None:
+    def reached(self, total: float) -> None:
         self._counter.inc(total - self._last if total >= self._last else total)
         self._last = total
+
+
+class PrefixMetrics:
+    """What is kept of all models' prompts and answers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"mlx_gateway_prefix_cache_{name}", text, ["tier"], registry=registry)
+
+        def counter(name: str, text: str, label: str = "tier") -> Counter:
+            return Counter(f"mlx_gateway_prefix_cache_{name}_total", text, [label], registry=registry)
+
+        held = gauge("bytes", "What is kept of prompts and answers")
+        limit = gauge("limit_bytes", "The most that may be kept")
+        evicted = counter("evicted", "Blobs that made room for others")
+        written = counter("written", "Blobs that were written")
+        dropped = counter("dropped", "Blobs that were not written: too much waited, or the disk had no room")
+        seconds = counter("seconds", "Time spent with the disk", "does")
+        self._removed = counter("removed_files", "Files that were of no use, by what was wrong with them", "reason")
+        self._removed_totals: dict[str, GrowingTotal] = {}
+        self._values = {
+            "ram_bytes": held.labels("ram"),
+            "disk_bytes": held.labels("disk"),
+            "ram_limit_bytes": limit.labels("ram"),
+            "disk_limit_bytes": limit.labels("disk"),
+        }
+        self._totals = {
+            "ram_evicted": GrowingTotal(evicted.labels("ram")),
+            "disk_evicted": GrowingTotal(evicted.labels("disk")),
+            "disk_written": GrowingTotal(written.labels("disk")),
+            "disk_dropped": GrowingTotal(dropped.labels("disk")),
+            "disk_read_seconds": GrowingTotal(seconds.labels("reading")),
+            "disk_write_seconds": GrowingTotal(seconds.labels("writing")),
+        }
+
+    def used(self, use: PrefixUse) -> None:
+        for name, gauge in self._values.items():
+            gauge.set(getattr(use, name))
+        for name, total in self._totals.items():
+            total.reached(getattr(use, name))
+        for reason, count in use.removed_files.items():
+            if reason not in self._removed_totals:
+                self._removed_totals[reason] = GrowingTotal(self._removed.labels(reason))
+            self._removed_totals[reason].reached(count)
 
 
 class ModelMetrics:
@@ -132,6 +192,7 @@ class ModelMetrics:
             priority: metrics._waiting_by_class.labels(model_name, priority.name.lower()) for priority in Priority
         }
         self._memory_bytes = metrics.memory_bytes
+        self._prefixes = metrics.prefixes
         self.restarts = metrics._restarts.labels(model_name)
         self._totals = {
             "preempted": GrowingTotal(metrics._preemptions.labels(model_name)),
@@ -152,6 +213,11 @@ class ModelMetrics:
         self.duration = metrics._duration.labels(model_name)
         self.load_seconds = metrics._load_seconds.labels(model_name)
         self.weight_bytes = metrics._weight_bytes.labels(model_name)
+        self._prefix_queries = metrics._prefix_queries.labels(model_name)
+        self._prefix_hits = metrics._prefix_hits.labels(model_name)
+        self._prompt_sources = metrics._prompt_sources
+        self._prefix_missed = metrics._prefix_missed
+        self._model_name = model_name
         self._ended = {reason: metrics._ended.labels(model_name, reason) for reason in ("stop", "length")}
         self._unfinished = {
             reason: metrics._unfinished.labels(model_name, reason) for reason in ("cancelled", "failed")
@@ -169,6 +235,19 @@ class ModelMetrics:
             gauge.set(getattr(state, name))
         for owner, held in state.memory.items():
             self._memory_bytes.labels(owner).set(held)
+        self._prefixes.used(state.prefixes)
+
+    def prompt_began(self, tokens: int, reused: Mapping[str, int], cause: str) -> None:
+        """How many of a prompt's tokens came from where, and why the others must be computed.
+
+        Sources and causes must come from fixed sets.
+        """
+        computed = tokens - sum(reused.values())
+        self._prefix_queries.inc(tokens)
+        self._prefix_hits.inc(tokens - computed)
+        for source, count in {**reused, "computed": computed}.items():
+            self._prompt_sources.labels(self._model_name, source).inc(count)
+        self._prefix_missed.labels(self._model_name, cause).inc(computed)
 
     def choice_ended(self, reason: str) -> None:
         self._ended[reason].inc()

@@ -3,6 +3,7 @@
 Source: OpenAI API reference, "Chat Completions"; top_k, min_p and repetition_penalty as in vLLM's server.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -42,6 +43,17 @@ class ResponseFormat(Struct, frozen=True):
     json_schema: JsonSchemaFormat | None = None
 
 
+class StructuredOutputs(Struct, frozen=True):
+    """vLLM's newer name of the `guided_*` fields. What it says of whitespace is not the client's to choose here."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
+
+
 class ChatRequest(Struct, frozen=True):
     """Fields that mean something here; others are ignored, as agents send many that only OpenAI's own service knows."""
 
@@ -69,6 +81,7 @@ class ChatRequest(Struct, frozen=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
     prompt_cache_key: str | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
@@ -108,6 +121,9 @@ def _refuse_unsupported(chat: ChatRequest) -> None:
     if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
         name = "modalities" if chat.modalities else "audio"
         raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
+    if chat.structured_outputs and chat.structured_outputs.structural_tag is not None:
+        name = "structured_outputs.structural_tag"
+        raise UnsupportedParameter(f"This server does not support {name}; send the request without.", param=name)
 
 
 def _sampling(chat: ChatRequest) -> Sampling:
@@ -139,19 +155,29 @@ def _grammar(chat: ChatRequest) -> Grammar | None:
         if given is None or given.schema is None:
             raise InvalidRequest("json_schema needs a schema.", param="response_format.json_schema.schema")
         asked.append(Grammar("json_schema", _json(given.schema)))
-    if chat.guided_json is not None:
-        schema = chat.guided_json if isinstance(chat.guided_json, str) else _json(chat.guided_json)
-        asked.append(Grammar("json_schema", schema, "guided_json"))
-    if chat.guided_regex is not None:
-        asked.append(Grammar("regex", chat.guided_regex, "guided_regex"))
-    if chat.guided_choice is not None:
-        asked.append(Grammar("choice", _json(chat.guided_choice), "guided_choice"))
-    if chat.guided_grammar is not None:
-        asked.append(Grammar("lark", chat.guided_grammar, "guided_grammar"))
+    asked += _grammars("guided_", chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
+    if form := chat.structured_outputs:
+        asked += _grammars("structured_outputs.", form.json, form.regex, form.choice, form.grammar)
+        if form.json_object:
+            asked.append(Grammar("json_object", param="structured_outputs.json_object"))
     if len(asked) > 1:
         fields = " and ".join(grammar.param for grammar in asked)
         raise InvalidRequest(f"{fields} cannot be combined; send one of them.", param=asked[-1].param)
     return asked[0] if asked else None
+
+
+def _grammars(
+    prefix: str, schema: dict[str, Any] | str | None, regex: str | None, choice: list[str] | None, lark: str | None
+) -> Iterator[Grammar]:
+    """One for each that is given; `prefix` begins the fields' names."""
+    if schema is not None:
+        yield Grammar("json_schema", schema if isinstance(schema, str) else _json(schema), f"{prefix}json")
+    if regex is not None:
+        yield Grammar("regex", regex, f"{prefix}regex")
+    if choice is not None:
+        yield Grammar("choice", _json(choice), f"{prefix}choice")
+    if lark is not None:
+        yield Grammar("lark", lark, f"{prefix}grammar")
 
 
 def _json(value: object) -> str:

@@ -174,7 +174,8 @@ def _new_id() -> str:
 
 def _usage(finished: Finished) -> Usage:
     total = finished.prompt_tokens + finished.completion_tokens
-    return Usage(finished.prompt_tokens, finished.completion_tokens, total)
+    details = PromptTokensDetails(finished.cached_tokens)
+    return Usage(finished.prompt_tokens, finished.completion_tokens, total, details)
 
 
 def _logprobs(chosen: tuple[ChosenLogprob, ...]) -> Logprobs | None:

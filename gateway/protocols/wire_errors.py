@@ -17,7 +17,9 @@ from gateway.errors import (
     ModelNotFound,
     ModelStoreError,
     ModelUnavailable,
+    OperatorOnly,
     Overloaded,
+    RequestNotKnown,
     RequestTooLarge,
     ShuttingDown,
     UnsupportedParameter,
@@ -35,6 +37,8 @@ class WireStatus:
 STATUS_BY_ERROR: tuple[tuple[type[GatewayError], WireStatus], ...] = (
     (ContextLengthExceeded, WireStatus(400, "invalid_request_error", "context_length_exceeded")),
     (RequestTooLarge, WireStatus(400, "invalid_request_error", "request_too_large")),
+    (RequestNotKnown, WireStatus(404, "invalid_request_error", "request_not_known")),
+    (OperatorOnly, WireStatus(403, "invalid_request_error", "operator_only")),
     (ModelNotFound, WireStatus(404, "invalid_request_error", "model_not_found")),
     (UnsupportedParameter, WireStatus(400, "invalid_request_error", "unsupported_parameter")),
     (InvalidRequest, WireStatus(400, "invalid_request_error", "invalid_value")),

@@ -19,6 +19,7 @@ from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import TextModel
 from gateway.observability.metrics import Metrics
 from gateway.observability.request_clock import RequestClock
+from gateway.serving.reuse_log import ReuseLog
 
 SEED_BITS = 63
 
@@ -26,8 +27,9 @@ SEED_BITS = 63
 class TextServing:
     """Serves text requests with the pool's models. Belongs to the event loop."""
 
-    def __init__(self, pool: ModelPool, metrics: Metrics, config: EngineConfig) -> None:
+    def __init__(self, pool: ModelPool, metrics: Metrics, config: EngineConfig, reuse_log: ReuseLog) -> None:
         self._pool = pool
+        self._reuse_log = reuse_log
         self._metrics = metrics
         self._config = config
         # Of their own, so that grammars that take long to refuse delay other grammars only.
@@ -45,9 +47,11 @@ class TextServing:
         started = time.perf_counter()
         try:
             model = await self._pool.text_model(request.model)
-            prompt = await PromptBuilder(model.tokenizer).build(request.messages)
+            builder = PromptBuilder(model.tokenizer)
+            prompt = await builder.build(request.messages)
+            ends = await builder.message_ends(request.messages, prompt) if model.engine.resumes_at_stops else ()
             grammar = await self._compiled(request, model)
-            stream = model.engine.submit(self._token_request(request, prompt, grammar, model))
+            stream = model.engine.submit(self._token_request(request, prompt, ends, grammar, model))
         except GatewayError as error:
             self._metrics.refused_requests.labels(type(error).__name__).inc()
             raise
@@ -58,16 +62,24 @@ class TextServing:
             async for event in _answer(request, model, stream, clock):
                 yield event
             clock.finished()
-            yield Finished(len(prompt), clock.tokens)
+            yield Finished(len(prompt), clock.tokens, stream.reuse.tokens if stream.reuse else 0)
         except Exception:
             clock.unfinished("failed")
             raise
         finally:
             stream.cancel()
             clock.unfinished("cancelled")
+            if stream.reuse:
+                encoder = model.tokenizer.backend_tokenizer
+                self._reuse_log.note(request.origin, request.model, stream.reuse, encoder, model.metrics)
 
     def _token_request(
-        self, request: TextRequest, prompt: list[int], grammar: CompiledGrammar | None, model: TextModel
+        self,
+        request: TextRequest,
+        prompt: list[int],
+        message_ends: tuple[int, ...],
+        grammar: CompiledGrammar | None,
+        model: TextModel,
     ) -> TokenRequest:
         """Checks the request against the model's limits and puts it into tokens."""
         room = model.context_tokens - len(prompt)
@@ -90,6 +102,7 @@ class TextServing:
             grammar=grammar,
             priority=self._priority(request),
             session=request.origin.session,
+            message_ends=message_ends,
         )
         token_request.check_tokens(model.vocabulary)
         return token_request

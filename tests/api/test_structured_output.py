@@ -55,6 +55,29 @@ async def test_choices_expressions_and_grammars_are_kept(client: httpx.AsyncClie
     assert await content(client, guided_choice=["yes", "no"]) in ("yes", "no")
     assert re.fullmatch(r"[a-f]{3}-\d+", await content(client, guided_regex=r"[a-f]{3}-\d{1,4}"))
     assert await content(client, guided_grammar='start: "a" "b"') == "ab"
+    assert await content(client, structured_outputs={"choice": ["yes", "no"]}) in ("yes", "no")
+
+
+async def test_a_schema_as_an_agents_tool_has_it_is_kept(client: httpx.AsyncClient) -> None:
+    """Keywords that llguidance by itself would refuse."""
+    schema = {
+        "$schema": "https://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "format": "path", "maxLength": 12, "default": "."},
+            "levels": {
+                "type": "object",
+                "propertyNames": {"type": "string", "enum": ["a", "b"]},
+                "additionalProperties": {"type": "integer", "exclusiveMinimum": 0, "maximum": 9},
+            },
+            "at": {"oneOf": [{"type": "integer", "minimum": 1, "maximum": 99}, {"type": "null"}, {"const": 100}]},
+        },
+        "required": ["path", "levels", "at"],
+        "additionalProperties": False,
+    }
+    for temperature in (0, 1):
+        answer = await content(client, structured_outputs={"json": schema}, temperature=temperature)
+        jsonschema.Draft7Validator(schema).validate(json.loads(answer))
 
 
 async def test_neighbours_of_a_constrained_answer_are_not_touched(client: httpx.AsyncClient) -> None:
@@ -102,6 +125,7 @@ async def test_grammars_that_take_long_to_refuse_delay_no_plain_request(client: 
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_json": {"type": "object", "if": {}}}, "guided_json"),
         ({"guided_json": "not json"}, "guided_json"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": TOO_COMPLEX}}},
             "response_format",

@@ -47,8 +47,7 @@ def test_what_can_go_does_not_count_against_what_could_ever_fit() -> None:
     ledger = MemoryLedger(100)
     ledger.hold("weights", 40, lasting=True)
     ledger.hold("prefixes", 50)
-    assert ledger.ever_fits(50, work_space_bytes=10)
-    assert not ledger.ever_fits(51, work_space_bytes=10)
+    assert ledger.most_bytes(work_space_bytes=10) == 50
     assert not ledger.fits_now("caches", 11)
 
 

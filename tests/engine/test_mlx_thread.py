@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import EngineConfig, HardwareConfig
+from gateway.config import CacheConfig, Config, EngineConfig, HardwareConfig
 from gateway.engine.engine import Engine
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
@@ -16,6 +16,7 @@ from gateway.errors import GenerationFailed, ModelUnavailable, Overloaded, Shutt
 from gateway.generation.request import Sampling
 from gateway.hardware.blas import REFERENCE
 from gateway.observability.metrics import Metrics
+from gateway.prefix_cache.prefix_caches import PrefixCaches
 
 METRICS = Metrics().for_model("tiny")
 LONG = TokenRequest([5, 6, 7], 400, Sampling(temperature=0), (1,), frozenset())
@@ -30,12 +31,15 @@ async def thread() -> AsyncIterator[MlxThread]:
     await asyncio.to_thread(thread.stop)  # while the event loop it reports to still runs
 
 
+def an_engine(thread: MlxThread, hardware: HardwareConfig, config: EngineConfig) -> Engine:
+    prefixes = PrefixCaches(Config(cache=CacheConfig(disk_bytes=0)), thread.post)
+    return Engine("tiny", thread, ProcessMemory(hardware), prefixes, config, METRICS)
+
+
 @pytest.fixture
 async def engine(thread: MlxThread, tiny_folder: Path) -> AsyncIterator[Engine]:
-    engine = Engine(
-        "tiny", thread, ProcessMemory(HardwareConfig()), EngineConfig(max_running=2, max_waiting=1), METRICS
-    )
-    await engine.load(tiny_folder, HardwareConfig(), REFERENCE, lambda fraction: None)
+    engine = an_engine(thread, HardwareConfig(), EngineConfig(max_running=2, max_waiting=1))
+    await engine.load(tiny_folder, b"", HardwareConfig(), REFERENCE, lambda fraction: None)
     yield engine
     engine.fail(ShuttingDown())
 
@@ -104,9 +108,9 @@ async def test_tokens_arrive_and_the_stream_ends(engine: Engine) -> None:
 
 async def test_weights_that_fill_the_budget_are_a_clear_failure(thread: MlxThread, tiny_folder: Path) -> None:
     small = HardwareConfig(memory_bytes=20 << 20)
-    engine = Engine("tiny", thread, ProcessMemory(small), EngineConfig(), METRICS)
+    engine = an_engine(thread, small, EngineConfig())
     with pytest.raises(ModelUnavailable, match="memory_bytes"):
-        await engine.load(tiny_folder, small, REFERENCE, lambda fraction: None)
+        await engine.load(tiny_folder, b"", small, REFERENCE, lambda fraction: None)
 
 
 async def test_a_full_queue_refuses_and_has_room_again(engine: Engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Config, EngineConfig, ModelConfig
+from gateway.config import CacheConfig, Config, EngineConfig, ModelConfig
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
 from gateway.engine.token_stream import GeneratedToken, TokenRequest
@@ -18,6 +18,7 @@ from gateway.model_pool import resident_model
 from gateway.model_pool.resident_model import ModelState, ResidentModel
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
+from gateway.prefix_cache.prefix_caches import PrefixCaches
 from tests.api.test_disconnect import until
 
 REQUEST = TokenRequest([5, 6, 7], 200, Sampling(temperature=0), (1,), frozenset())
@@ -27,12 +28,19 @@ class Setting:
     """A model that is loading, and the task that does it."""
 
     def __init__(self, folder: Path, store: Path, *, restart: bool) -> None:
-        config = Config(model=ModelConfig(source=str(folder)), engine=EngineConfig(restart=restart))
+        config = Config(
+            model=ModelConfig(source=str(folder)),
+            engine=EngineConfig(restart=restart),
+            cache=CacheConfig(disk_bytes=0),
+        )
         self.thread = MlxThread()
         self.thread.start()
         self.metrics = Metrics()
         memory = ProcessMemory(config.hardware)
-        self.model = ResidentModel("tiny", config, ModelStore(store), self.thread, memory, REFERENCE, self.metrics)
+        prefixes = PrefixCaches(config, self.thread.post)
+        self.model = ResidentModel(
+            "tiny", config, ModelStore(store), self.thread, memory, prefixes, REFERENCE, self.metrics
+        )
         self.task = asyncio.create_task(self.model.run())
 
     async def until(self, state: ModelState) -> None:

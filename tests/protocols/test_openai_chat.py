@@ -83,11 +83,36 @@ def test_every_way_to_ask_for_a_form_is_read(fields: dict[str, Any], kind: str, 
 
 
 @pytest.mark.parametrize(
+    ("asked", "kind", "source"),
+    [
+        ({"json": {"type": "null"}}, "json_schema", '{"type":"null"}'),
+        ({"json": '{"type": "null"}'}, "json_schema", '{"type": "null"}'),
+        ({"regex": "a+"}, "regex", "a+"),
+        ({"choice": ["a", "b"], "regex": None}, "choice", '["a","b"]'),
+        ({"grammar": "start: /a/", "json_object": False}, "lark", "start: /a/"),
+        ({"json_object": True, "disable_any_whitespace": True}, "json_object", ""),
+    ],
+)
+def test_structured_outputs_are_the_same_by_another_name(asked: dict[str, Any], kind: str, source: str) -> None:
+    grammar = understood(structured_outputs=asked).grammar
+    assert grammar
+    assert (grammar.kind, grammar.source) == (kind, source)
+    assert grammar.param == f"structured_outputs.{next(iter(asked))}"
+
+
+def test_structured_outputs_of_nothing_ask_for_nothing() -> None:
+    assert understood(structured_outputs={}) == understood(structured_outputs=None) == understood()
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
+        ({"guided_regex": "a", "structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"json": {}, "choice": ["b"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": "b"}}, "structured_outputs.choice"),
     ],
 )
 def test_a_form_that_is_not_clear_is_refused(fields: dict[str, Any], param: str) -> None:
@@ -181,6 +206,7 @@ def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
         ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
         (
