@@ -41,7 +41,7 @@ class AlignedCaches:
     def commit(self, counts: Sequence[int]) -> None:
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
-    def add_row(self, prefix: Prefix) -> None:
+    def add_row(self, prefix: Prefix, more_tokens: int) -> None:
         assert not self.lengths
         self.lengths = [prefix.tokens]
         if prefix.tokens:
@@ -60,6 +60,10 @@ class AlignedCaches:
             else:
                 self.layers = merged
         self.lengths += source.lengths * copies
+
+    def take_over(self, source: RowCaches) -> bool:
+        """A prompt's own caches are of another kind than those of a batch."""
+        return False
 
     def export(self, row: int, start: int) -> Mapping[Part, Piece]:
         own = [leaf.extract(row) if hasattr(leaf, "extract") else leaf for leaf in leaves(self.layers)]

@@ -98,8 +98,10 @@ class DecodeGroup:
         self._last_read = 0.0
 
     def join(self, prompt: RowCaches, index: int, rows: Sequence[Row]) -> None:
-        """Adds rows whose common prompt is computed up to its last token."""
-        self.caches.add(prompt, index, len(rows))
+        """Adds rows whose common prompt is computed up to its last token; a prompt that was alone is of no use then."""
+        alone = len(prompt.lengths) == len(rows) == 1
+        if not (alone and self.caches.take_over(prompt)):
+            self.caches.add(prompt, index, len(rows))
         self.rows += rows
         last = mx.array([row.tokens[-1] for row in rows], dtype=mx.uint32)
         self._inputs = mx.concatenate([self._inputs, last])

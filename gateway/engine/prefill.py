@@ -65,7 +65,7 @@ class Cohort:
         self.size = max(self.size, len(self.prompts))
         self.longest = max(self.longest, *(len(prompt.tokens) for prompt in prompts))
         for prompt in prompts:
-            self.caches.add_row(prompt.prefix)
+            self.caches.add_row(prompt.prefix, len(prompt.tokens) - prompt.prefix.tokens)
             if prompt.prefix.tokens:
                 mx.eval(self.caches.arrays)
             prompt.computed, prompt.prefix = prompt.prefix.tokens, NO_PREFIX

@@ -19,6 +19,9 @@ GROWTH_TOKENS = 256
 QUANTIZED_GROUP = 64
 """Keys and values that share a scale; their size must be a multiple of it."""
 
+MOST_ROOM_AHEAD = 1024
+"""A row that begins with a prefix has room for so many tokens more, lest all of it is copied when it grows by a few."""
+
 MOST_SLACK = 2
 """Buffers keep up to so many times what their rows need, lest each that leaves costs a copy of all others."""
 
@@ -68,13 +71,16 @@ class RaggedCaches:
     def commit(self, counts: Sequence[int]) -> None:
         self._set_lengths([length + count for length, count in zip(self.lengths, counts, strict=True)])
 
-    def add_row(self, prefix: Prefix) -> None:
+    def add_row(self, prefix: Prefix, more_tokens: int) -> None:
         row = len(self.lengths)
         self._set_lengths([*self.lengths, prefix.tokens])
+        pieces = prefix.parts.get(Part.FULL, ())
+        room = prefix.tokens + min(more_tokens, MOST_ROOM_AHEAD)
         for index, layer in enumerate(self.layers):
-            for piece in prefix.parts.get(Part.FULL, ()):
-                each = len(piece.arrays) // len(self.layers)
-                layer.write(row, piece.start, piece.arrays[index * each : (index + 1) * each])
+            if pieces:
+                each = len(pieces[0].arrays) // len(self.layers)
+                own = range(index * each, (index + 1) * each)
+                layer.write(row, room, [[piece.arrays[place] for piece in pieces] for place in own])
             layer.wipe(row, 1, prefix.tokens)
 
     def add(self, source: RowCaches, row: int, copies: int) -> None:
@@ -84,6 +90,15 @@ class RaggedCaches:
         self._set_lengths(self.lengths + [length] * copies)
         for mine, theirs in zip(self.layers, source.layers, strict=True):
             mine.copy_in(first, copies, theirs, row, length)
+
+    def take_over(self, source: RowCaches) -> bool:
+        assert isinstance(source, RaggedCaches)
+        if self.lengths or any(layer.buffers for layer in self.layers):
+            return False
+        self._set_lengths(source.lengths)
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            mine.buffers, theirs.buffers = theirs.buffers, []
+        return True
 
     def export(self, row: int, start: int) -> Mapping[Part, Piece]:
         end = self.lengths[row]
@@ -181,12 +196,18 @@ class RaggedLayer:
                 mine[first : first + copies, :, :length] = theirs[row : row + 1, :, :length]
         self.wipe(first, copies, length)
 
-    def write(self, row: int, start: int, arrays: Sequence[mx.array]) -> None:
-        """`arrays` (heads, width, size), one for each buffer, become those of a row's tokens from `start` on."""
-        end = start + arrays[0].shape[1]
-        self._make_room(row + 1, end, [array[None] for array in arrays])
-        for buffer, array in zip(self.buffers, arrays, strict=True):
-            buffer[row, :, start:end] = array
+    def write(self, row: int, room: int, pieces: Sequence[Sequence[mx.array]]) -> None:
+        """Fills a row from its beginning, and has room for so many tokens.
+
+        `pieces` are for each buffer arrays (heads, width, size) that follow each other.
+        """
+        if not self.buffers and row == 0:
+            self.buffers = [_filled(arrays, room) for arrays in pieces]
+            return
+        whole = [mx.concatenate(list(arrays), axis=1) for arrays in pieces]
+        self._make_room(row + 1, room, [array[None] for array in whole])
+        for buffer, array in zip(self.buffers, whole, strict=True):
+            buffer[row, :, : array.shape[1]] = array
 
     def wipe(self, first: int, rows: int, length: int) -> None:
         """Clears what earlier rows left behind `length` tokens: masked out it counts nothing, unless it is NaN."""
@@ -249,6 +270,13 @@ class QuantizedRaggedLayer(RaggedLayer):
 
     def _as_read(self, arrays: Sequence[mx.array]) -> Any:
         return tuple(arrays)
+
+
+def _filled(arrays: Sequence[mx.array], room: int) -> mx.array:
+    """A buffer of one row that begins with these arrays; each of its bytes is written once."""
+    heads, _, size = arrays[0].shape
+    left = _rounded(room) - sum(array.shape[1] for array in arrays)
+    return mx.concatenate([*arrays, mx.zeros((heads, left, size), arrays[0].dtype)], axis=1)[None]
 
 
 def _buffer(like: mx.array, rows: int, tokens: int) -> mx.array:

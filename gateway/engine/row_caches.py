@@ -41,11 +41,14 @@ class RowCaches(Protocol):
 
     def commit(self, counts: Sequence[int]) -> None: ...
 
-    def add_row(self, prefix: Prefix) -> None:
-        """Appends a row that holds a prefix, which may be empty."""
+    def add_row(self, prefix: Prefix, more_tokens: int) -> None:
+        """Appends a row that holds a prefix, which may be empty, and will grow by so many tokens."""
 
     def add(self, source: "RowCaches", row: int, copies: int) -> None:
         """Appends `copies` rows with the content of one row of `source`, which has the same kind."""
+
+    def take_over(self, source: "RowCaches") -> bool:
+        """Takes all rows of `source`, which is of no use afterwards, without copying; False if that cannot be done."""
 
     def export(self, row: int, start: int) -> Mapping[Part, Piece]:
         """Views of what was computed for a row from its token `start` on; copy them before the next pass.
