@@ -87,8 +87,8 @@ class RequestNotKnown(InvalidRequest):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            f"Nothing is known of a request {request_id[:80]!r}. The id is in its answer's x-request-id header; only the "
-            "latest requests that began to be computed are on record.",
+            f"Nothing is known of a request {request_id[:80]!r}. The id is in its answer's x-request-id header; only "
+            "the latest requests that began to be computed are on record.",
             param="request_id",
         )
 

@@ -44,6 +44,28 @@ async def test_long_prompts_side_by_side_are_what_they_are_alone(demo_builder: P
     assert together == [demo_builder._build([Message("user", text)]) for text in texts]
 
 
+async def test_the_last_message_begins_and_ends_where_the_prompt_may_change(demo_builder: PromptBuilder) -> None:
+    messages = [Message("system", "Be brief."), Message("user", "Hi there, what is it?")]
+    ids = await demo_builder.build(messages)
+    begins, ends = await demo_builder.message_ends(messages, ids)
+    decode = demo_builder._tokenizer.decode
+    assert decode(ids[:begins]) == "<|im_start|>system\nBe brief.<|im_end|>\n"
+    assert decode(ids[ends:]) == "<|im_start|>assistant\n"
+    edited = await demo_builder.build([messages[0], Message("user", "Another question")])
+    assert edited[:begins] == ids[:begins]
+
+
+async def test_a_place_that_a_template_does_not_show_is_left_out(demo_folder: Path, tmp_path: Path) -> None:
+    """It takes no conversation that ends with the system's word, and writes nothing before the answer."""
+    template = (
+        "{% if messages[-1]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    prompts = with_template(demo_folder, tmp_path / "model", template)
+    messages = [Message("system", "Be brief."), Message("user", "Hi")]
+    assert await prompts.message_ends(messages, await prompts.build(messages)) == ()
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
