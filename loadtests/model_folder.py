@@ -9,6 +9,8 @@ comparison of such a model would measure that and nothing else.
 import asyncio
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.model_store.manifest import MANIFEST_NAME
@@ -23,18 +25,34 @@ async def float32_folder(store: Path, cache: Path) -> Path:
 
     The work is done in a child process, which gives the memory back. Raises RuntimeError when that fails.
     """
-    folder = cache / f"{DEMO_MODEL_ID}-float32"
+    return await made_folder(cache, f"{DEMO_MODEL_ID}-float32", "loadtests.model_folder", store)
+
+
+async def made_folder(parent: Path, name: str, module: str, made_from: Path) -> Path:
+    """The folder of that name, made by `python -m MODULE MADE_FROM FOLDER` if it is not there yet.
+
+    Raises RuntimeError when that fails.
+    """
+    folder = parent / name
     if not folder.exists():
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "loadtests.model_folder", str(store), str(folder), cwd=REPOSITORY
+            sys.executable, "-m", module, str(made_from), str(folder), cwd=REPOSITORY
         )
         if status := await child.wait():
-            raise RuntimeError(f"The benchmark's model could not be made: exit status {status}.")
+            raise RuntimeError(f"{folder}: the benchmark's model could not be made: exit status {status}.")
     return folder
 
 
+@contextmanager
+def appearing_whole(folder: Path) -> Iterator[Path]:
+    """Where to write what then becomes `folder` by rename, so that it is whole or absent."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    yield unfinished
+    unfinished.rename(folder)
+
+
 def make_float32_folder(store: Path, folder: Path) -> None:
-    """Writes `folder`, which appears by rename, so that it is whole or absent."""
     import mlx.core as mx
     import mlx_lm.utils
 
@@ -44,12 +62,10 @@ def make_float32_folder(store: Path, folder: Path) -> None:
     model = mlx_lm.utils.dequantize_model(model)
     config = {key: value for key, value in config.items() if not key.startswith("quantization")}
 
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns("model*", "config.json", MANIFEST_NAME))
-    mlx_lm.utils.save_model(unfinished, model)
-    mlx_lm.utils.save_config({**config, "torch_dtype": "float32"}, unfinished / "config.json")
-    unfinished.rename(folder)
+    with appearing_whole(folder) as unfinished:
+        shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns("model*", "config.json", MANIFEST_NAME))
+        mlx_lm.utils.save_model(unfinished, model)
+        mlx_lm.utils.save_config({**config, "torch_dtype": "float32"}, unfinished / "config.json")
 
 
 if __name__ == "__main__":

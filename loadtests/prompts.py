@@ -1,4 +1,4 @@
-"""Prompts that share no prefix and make a small model write on."""
+"""Prompts that share no prefix unless they are to, and make a small model write on."""
 
 import random
 from uuid import uuid4
@@ -6,7 +6,11 @@ from uuid import uuid4
 from loadtests.streaming_client import Message
 
 FRAME_TOKENS = 98
-"""About what the prompt has without its word list, in SmolLM2's tokens; the report says what was really sent."""
+"""About what `long_story` has without its word list, in SmolLM2's tokens; the report says what was really sent."""
+
+QUESTION_FRAME_TOKENS = 30
+SYSTEM_FRAME_TOKENS = 40
+"""The same of the others."""
 
 # Each is one token, with its space, to most tokenizers.
 WORDS = (
@@ -25,10 +29,27 @@ def long_story(prompt_tokens: int) -> list[Message]:
     question stands alone at the end: a small model ends its answer at once after a few thousand words of a list.
     """
     nonce = uuid4().hex
-    words = random.Random(nonce).choices(WORDS.split(), k=max(0, prompt_tokens - FRAME_TOKENS))
     return [
         Message("system", f"{nonce} is the number of this conversation. You are a novelist who writes long chapters."),
-        Message("user", f"These words shall inspire you: {' '.join(words)}"),
+        Message("user", f"These words shall inspire you: {_words(nonce, prompt_tokens - FRAME_TOKENS)}"),
         Message("assistant", "I have read them all."),
         Message("user", "Write a very long and detailed story about a journey across the sea. Never stop early."),
     ]
+
+
+def question(tokens: int) -> Message:
+    """A user's message of about `tokens` tokens, unlike any other from its very start."""
+    nonce = uuid4().hex[:8]
+    words = _words(nonce, tokens - QUESTION_FRAME_TOKENS)
+    return Message("user", f"{nonce}: {words}. Now tell me what happens next, with every one of these words.")
+
+
+def system_message(tokens: int) -> Message:
+    """Of about `tokens` tokens, unlike any other from its very start."""
+    nonce = uuid4().hex
+    words = _words(nonce, tokens - SYSTEM_FRAME_TOKENS)
+    return Message("system", f"{nonce} is the number of these rules. You are a novelist and use these words: {words}")
+
+
+def _words(nonce: str, count: int) -> str:
+    return " ".join(random.Random(nonce).choices(WORDS.split(), k=max(0, count)))

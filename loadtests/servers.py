@@ -18,6 +18,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 
 from gateway.model_store.sources import read_source
+from loadtests.cache_folder import empty_cache_folder, kept_in
 from loadtests.model_folder import REPOSITORY
 from loadtests.streaming_client import ChatRequest, ChatStream, Message
 
@@ -63,6 +64,11 @@ class Server:
         except TimeoutError:
             raise self.failure(f"still ran {STOP_SECONDS} s after SIGTERM") from None
 
+    async def kill(self) -> None:
+        """Ends it with SIGKILL, which no process notices."""
+        self.process.kill()
+        await self.process.wait()
+
     def failure(self, what: str) -> ServerFailed:
         last_lines = "\n".join(self.log().splitlines()[-20:])
         return ServerFailed(f"{self.name} {what}. The end of its log:\n{last_lines}")
@@ -70,12 +76,17 @@ class Server:
 
 @asynccontextmanager
 async def gateway_server(model: str, store: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
-    """The gateway; `model` is what `--model` takes ("" is the demo model), `settings` are environment variables."""
+    """The gateway; `model` is what `--model` takes ("" is the demo model), `settings` are environment variables.
+
+    Unless they say otherwise, it begins with an empty prefix cache.
+    """
     port = _free_port()
     command = ("gateway", "serve", "--model", model, "--port", str(port))
-    async with _child(GATEWAY, command, port, read_source(model).model_id, store, settings or {}) as server:
-        await _answers(server, "/health/ready")
-        yield server
+    with empty_cache_folder(store) as folder:
+        environment = {**kept_in(folder), **(settings or {})}
+        async with _child(GATEWAY, command, port, read_source(model).model_id, store, environment) as server:
+            await _answers(server, "/health/ready")
+            yield server
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ class ChatRequest(Struct, frozen=True):
     presence_penalty: float | UnsetType = UNSET
     frequency_penalty: float | UnsetType = UNSET
     repetition_penalty: float | UnsetType = UNSET
+    prompt_cache_key: str | UnsetType = UNSET  # names the session, as the header x-session-id does
 
 
 class _Delta(Struct, frozen=True):
@@ -46,9 +47,14 @@ class _Choice(Struct, frozen=True):
     finish_reason: str | None = None
 
 
+class _PromptTokensDetails(Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
 class _Usage(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
+    prompt_tokens_details: _PromptTokensDetails | None = None
 
 
 class _Error(Struct, frozen=True):
@@ -85,6 +91,12 @@ class ChatStream:
             self._news.clear()
             await self._news.wait()
 
+    async def end(self) -> None:
+        """Returns when nothing will come any more."""
+        while not self.ended:
+            self._news.clear()
+            await self._news.wait()
+
     @property
     def tokens(self) -> int:
         """As the server counts them, else the number of content chunks."""
@@ -94,6 +106,22 @@ class ChatStream:
     def prompt_tokens(self) -> int:
         """As the server counts them, else 0."""
         return self._usage.prompt_tokens if self._usage else 0
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that were not computed again, as the server counts them, else 0."""
+        details = self._usage.prompt_tokens_details if self._usage else None
+        return (details.cached_tokens or 0) if details else 0
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of the prompt that were computed for this answer."""
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def ttft_seconds(self) -> float:
+        """Time to first token; there must have been one."""
+        return self.content_times[0] - self.started
 
     async def receive(self, client: httpx.AsyncClient, request: ChatRequest) -> None:
         """Sends the request and reads the stream to its end.

@@ -3,7 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ STATED_BLAS = re.compile(r"OpenBLAS [\w.]+, \d+ threads|reference BLAS")  # in a
 QUIET_CORES = 0.1
 QUIET_SECONDS = 0.5
 QUIET_WITHIN_SECONDS = 120
+COMMON_TOKENS = 32
 
 
 class UnusableRun(Exception):
@@ -72,6 +74,28 @@ async def all_at_once(server: Server, requests: Sequence[ChatRequest], *, least_
             said = f"{len(stream.content_times)} pieces of content, error {stream.error_code}, [DONE] {stream.done}"
             raise UnusableRun(f"A stream of {server.name} cannot be measured: {said}.")
     return streams
+
+
+@asynccontextmanager
+async def running_stream(client: httpx.AsyncClient, request: ChatRequest) -> AsyncIterator[ChatStream]:
+    """A stream that runs meanwhile; at the end the client disconnects from what is left of it."""
+    stream = ChatStream()
+    receiving = asyncio.create_task(stream.receive(client, request))
+    try:
+        yield stream
+    finally:
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
+
+
+def require_cold(streams: Iterable[ChatStream]) -> None:
+    """Raises `UnusableRun` if more of a prompt was known before than what a chat template begins every prompt with."""
+    for stream in streams:
+        if stream.cached_tokens > COMMON_TOKENS:
+            raise UnusableRun(
+                f"Of a prompt of {stream.prompt_tokens} tokens that was to be computed, {stream.cached_tokens} came "
+                "from a cache."
+            )
 
 
 async def quiet(processes: Sequence[Process]) -> None:

@@ -4,8 +4,8 @@ import time
 from collections import Counter, defaultdict
 
 from loadtests.connection_burst import OK, burst
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_most, median_of, worst_of
+from loadtests.contenders import Contenders
+from loadtests.figure import Measured, at_most, median_of, worst_of
 from loadtests.servers import GATEWAY
 from loadtests.streaming_client import ChatRequest, Message
 

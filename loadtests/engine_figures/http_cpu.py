@@ -2,8 +2,8 @@
 
 import psutil  # type: ignore[import-untyped]
 
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_most, median_of, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Measured, at_most, median_of, span
 from loadtests.prompts import long_story
 from loadtests.servers import Server
 from loadtests.streaming_client import ChatRequest

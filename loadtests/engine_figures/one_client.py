@@ -4,8 +4,8 @@ from collections import defaultdict
 
 from loadtests.bare import Work
 from loadtests.comparison_report import figures
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_least, each, ratio, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Measured, at_least, each, ratio, span
 from loadtests.prompts import long_story
 from loadtests.servers import GATEWAY, MLX_LM
 from loadtests.streaming_client import ChatRequest

@@ -3,12 +3,12 @@
 from collections import defaultdict
 
 from loadtests.bare import Work
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_least, each, ratio, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Measured, at_least, each, ratio, span
 from loadtests.prompts import long_story
 from loadtests.servers import GATEWAY, MLX_LM
 from loadtests.streaming_client import ChatRequest
-from loadtests.turns import all_at_once
+from loadtests.turns import all_at_once, require_cold
 
 PROMPT_TOKENS = 2200
 ANSWER_TOKENS = 2
@@ -25,7 +25,8 @@ async def measure(contenders: Contenders, rounds: int) -> Measured:
         for server in contenders.servers:
             request = ChatRequest(server.model, messages, ANSWER_TOKENS)
             (stream,) = await all_at_once(server, [request], least_pieces=1)
-            speeds[server.name].append(stream.prompt_tokens / (stream.content_times[0] - stream.started))
+            require_cold([stream])
+            speeds[server.name].append(stream.prompt_tokens / stream.ttft_seconds)
             lengths.add(stream.prompt_tokens)
         for name, batched in ((BARE_BATCH, True), (BARE_LOOP, False)):
             work = Work([messages], ANSWER_TOKENS, CHUNK_TOKENS, batched)

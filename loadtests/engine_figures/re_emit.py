@@ -1,15 +1,16 @@
 """A file is put out again with a small change, as agents have it done all day.
 
 The conversation holds the file twice, because a model of 135 M parameters copies a file only
-after it has seen one copied.
+after it has seen one copied. From the second round on every server knows the prompt; only decoding is measured.
 """
 
 from collections import defaultdict
 
 from loadtests.comparison_report import figures
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_least, each, median_of, ratio, span
+from loadtests.contenders import Contenders
 from loadtests.engine_figures.source_file import SOURCE
+from loadtests.figure import Measured, at_least, each, median_of, ratio, span
+from loadtests.prompt_tokens import common_length
 from loadtests.servers import GATEWAY, MLX_LM
 from loadtests.streaming_client import ChatRequest, Message
 from loadtests.turns import all_at_once
@@ -34,7 +35,7 @@ async def measure(contenders: Contenders, rounds: int) -> Measured:
             tokens[server.name].append(streams[0].tokens)
             texts[server.name] = streams[0].text
     ours, theirs = texts[GATEWAY], texts[MLX_LM]
-    same = _same_beginning(ours, theirs)
+    same = common_length(ours, theirs)
     lines = len(_lines(SOURCE))
     notes = [
         f"{name}: {span(tokens[name])} tokens, {len(text)} characters; unchanged {_copied(text)} of {lines} lines"
@@ -49,11 +50,6 @@ async def measure(contenders: Contenders, rounds: int) -> Measured:
         ],
         [*notes, verdict],
     )
-
-
-def _same_beginning(one: str, other: str) -> int:
-    differing = (index for index, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
-    return next(differing, min(len(one), len(other)))
 
 
 def _copied(text: str) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from loadtests.comparison_report import figures
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Measured, at_least, each, ratio, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Measured, at_least, each, ratio, span
 from loadtests.prompts import long_story
 from loadtests.streaming_client import ChatRequest
-from loadtests.turns import all_at_once
+from loadtests.turns import all_at_once, require_cold
 
 PROMPT_TOKENS = 200
 ANSWER_TOKENS = 48
@@ -45,6 +45,7 @@ async def measure(contenders: Contenders, rounds: int) -> Measured:
                 for sampler in samplers
             ]
             streams = await all_at_once(server, requests)
+            require_cold(streams)
             found = figures(streams)
             whole[name].append(found.aggregate_tokens_per_second)
             decode[name].append(found.decode_tokens_per_second)

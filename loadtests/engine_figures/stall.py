@@ -1,17 +1,16 @@
 """What a running stream feels of a neighbour's long cold prompt, and what that prompt pays for being polite."""
 
-import asyncio
 from itertools import pairwise
 from statistics import median
 
 import httpx
 
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Figure, Measured, at_most, median_of, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Figure, Measured, at_most, median_of, span
 from loadtests.prompts import long_story
 from loadtests.servers import GATEWAY, Server
 from loadtests.streaming_client import ChatRequest, ChatStream
-from loadtests.turns import UnusableRun, all_at_once
+from loadtests.turns import UnusableRun, all_at_once, require_cold, running_stream
 
 COLD_PROMPT_TOKENS = 3000
 COLD_PROMPT_RANGE = range(2900, 3101)
@@ -32,7 +31,7 @@ class Turn:
         self.median_gap = median(later - earlier for earlier, later in gaps if later <= arrived)
         self.longest_gap = max(later - earlier for earlier, later in gaps if later > arrived and earlier < answered)
         self.pieces_meanwhile = sum(arrived < time < answered for time in running.content_times)
-        self.alone_seconds = alone.content_times[0] - alone.started
+        self.alone_seconds = alone.ttft_seconds
         self.beside_seconds = answered - arrived
         self.prompt_tokens = [alone.prompt_tokens, beside.prompt_tokens]
 
@@ -65,19 +64,13 @@ async def measure(contenders: Contenders, rounds: int) -> Measured:
 
 async def _turn(server: Server) -> Turn:
     (alone,) = await all_at_once(server, [_cold_prompt(server)], least_pieces=1)
-    running, beside = ChatStream(), ChatStream()
+    beside = ChatStream()
+    request = ChatRequest(server.model, long_story(0), RUNNING_ANSWER_TOKENS)
     try:
-        async with server.client() as client:
-            stream = asyncio.create_task(
-                running.receive(client, ChatRequest(server.model, long_story(0), RUNNING_ANSWER_TOKENS))
-            )
-            try:
-                await running.content(PIECES_BEFORE)
-                await beside.receive(client, _cold_prompt(server))
-                await running.content(len(running.content_times) + PIECES_AFTER)
-            finally:
-                stream.cancel()
-                await asyncio.gather(stream, return_exceptions=True)
+        async with server.client() as client, running_stream(client, request) as running:
+            await running.content(PIECES_BEFORE)
+            await beside.receive(client, _cold_prompt(server))
+            await running.content(len(running.content_times) + PIECES_AFTER)
     except httpx.HTTPError as error:
         raise UnusableRun(f"{server.name} failed: {error!r}.") from error
     if running.finish_reason or running.error_code or len(running.content_times) < PIECES_BEFORE:
@@ -88,6 +81,7 @@ async def _turn(server: Server) -> Turn:
     for cold in (alone, beside):
         if cold.prompt_tokens not in COLD_PROMPT_RANGE or not cold.content_times:
             raise UnusableRun(f"A cold prompt of {server.name} had {cold.prompt_tokens} tokens, or no answer.")
+    require_cold([alone, beside])
     return Turn(alone, running, beside)
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from loadtests.bare import Generated, Work
 from loadtests.comparison_report import figures
-from loadtests.engine_figures.contenders import Contenders
-from loadtests.engine_figures.figure import Figure, Measured, at_least, each, ratio, span
+from loadtests.contenders import Contenders
+from loadtests.figure import Figure, Measured, at_least, each, ratio, span
 from loadtests.prompts import long_story
 from loadtests.servers import GATEWAY, MLX_LM
 from loadtests.streaming_client import ChatRequest, Message
-from loadtests.turns import all_at_once
+from loadtests.turns import all_at_once, require_cold
 
 CLIENTS = (8, 16)
 PROMPT_TOKENS = 200
@@ -36,6 +36,7 @@ async def _measure(contenders: Contenders, rounds: int, clients: int) -> Measure
         for server in contenders.servers:
             requests = [ChatRequest(server.model, messages, ANSWER_TOKENS) for messages in prompts]
             streams = await all_at_once(server, requests)
+            require_cold(streams)
             found = figures(streams)
             whole[server.name].append(found.aggregate_tokens_per_second)
             decode[server.name].append(found.decode_tokens_per_second)

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from loadtests.engine_figures.__main__ import main
-from loadtests.engine_figures.figure import Report, at_least, at_most, each, ratio, span, worst_of
 from loadtests.engine_figures.stall import Turn
+from loadtests.figure import Report, at_least, at_most, each, ratio, span, worst_of
 from loadtests.streaming_client import ChatStream
 
 SAMPLES = {"ours": [2.0, 6.0, 8.0], "theirs": [1.0, 2.0, 8.0]}

@@ -11,7 +11,7 @@ from loadtests.model_folder import float32_folder
 from loadtests.prompts import long_story
 from loadtests.servers import Server, gateway_server, mlx_lm_server
 from loadtests.streaming_client import ChatRequest
-from loadtests.turns import CpuClock, Process, all_at_once, quiet, same_blas
+from loadtests.turns import Process, all_at_once, quiet, same_blas
 
 WARM_UP_CLIENTS = 2
 WARM_UP_TOKENS = 8
@@ -36,9 +36,6 @@ class Contenders:
     async def quiet(self) -> None:
         """Returns when nobody works any more, not even on an answer that its client gave up."""
         await quiet(self._processes)
-
-    def cpu_clock(self) -> CpuClock:
-        return CpuClock.read(self._processes, idle=[])
 
     async def warm_up(self) -> None:
         prompts = [long_story(WARM_UP_PROMPT_TOKENS) for _ in range(WARM_UP_CLIENTS)]
