@@ -10,7 +10,7 @@ from tests.api.test_prefix_cache import LONG, ask, cached, chat
 from tests.conftest import Server, StartServer
 
 
-def on_disk(folder: Path, **more: str) -> dict[str, str]:
+def on_disk(folder: Path, **more: str) -> dict[str, Any]:
     return {"CACHE_DIRECTORY": str(folder), "CACHE_DISK_BYTES": str(2**30), "CACHE_DISK_FREE_BYTES": "0", **more}
 
 
