@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 10.0
 
+Headers = Future[list[tuple[BlockHeader, int]]]
+"""Of blobs, with the bytes of each file."""
+
 
 class SsdListener(Protocol):
     """Called on the SSD thread: hand over to your own."""
@@ -58,6 +61,7 @@ class SsdThread:
         self._listener = listener
         self._urgent: deque[Callable[[SsdTier], None]] = deque()
         self._writes: deque[Blob] = deque()
+        self._indexing: deque[Headers] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
         self._read_seconds = 0.0
@@ -69,11 +73,12 @@ class SsdThread:
         self._thread = threading.Thread(target=self._run, name="ssd-cache", daemon=True)
         self._thread.start()
 
-    def headers_of(self, namespace: bytes) -> "Future[list[tuple[BlockHeader, int]]]":
+    def headers_of(self, namespace: bytes) -> Headers:
         """What there is of a namespace, with the bytes of each file; nothing if nothing is kept on disk."""
-        headers: Future[list[tuple[BlockHeader, int]]] = Future()
-        if not self._ask(lambda tier: headers.set_result(list(tier.headers_of(namespace)))):
-            headers.set_result([])
+        headers: Headers = Future()
+        self._indexing.append(headers)
+        if not self._ask(lambda tier: self._tell_headers(tier, namespace, headers)):
+            self._end_indexing()
         return headers
 
     def store(self, blob: Blob) -> bool:
@@ -130,6 +135,7 @@ class SsdThread:
         except (OSError, FolderInUse) as error:
             log.warning("prefixes are kept in memory only: %s", error)
             self._close()
+            self._end_indexing()
             return
         self._note(tier)
         while (command := self._next()) is not None:
@@ -152,6 +158,19 @@ class SsdThread:
                 return None
             blob = self._writes.popleft()
             return lambda tier: self._write(tier, blob)
+
+    def _tell_headers(self, tier: SsdTier, namespace: bytes, headers: Headers) -> None:
+        found: list[tuple[BlockHeader, int]] = []
+        try:
+            found += tier.headers_of(namespace)
+        finally:
+            headers.set_result(found)
+            self._indexing.remove(headers)
+
+    def _end_indexing(self) -> None:
+        """Whoever waits for an index hears that there is none."""
+        while self._indexing:
+            self._indexing.popleft().set_result([])
 
     def _close(self) -> list[Callable[[SsdTier], None]]:
         """From now on nothing is taken on; returns what was asked last."""

@@ -16,7 +16,7 @@ import uvicorn
 from gateway.app import App
 from gateway.chat import answer
 from gateway.chat.detokenizer import Detokenizer
-from gateway.config import Config, ModelConfig, StoreConfig
+from gateway.config import CacheConfig, Config, ModelConfig, StoreConfig
 from gateway.engine.token_stream import GeneratedToken, TokenStream
 from gateway.hardware.blas import REFERENCE
 from gateway.observability.metrics import ModelMetrics
@@ -39,7 +39,12 @@ BODIES = [BODY, BODY | {"messages": [{"role": "user", "content": "Good morning"}
 @pytest.fixture
 async def client(demo_store: Path, tiny_folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Of a server on a port of its own."""
-    app = App(Config(model=ModelConfig(source=str(tiny_folder)), store=StoreConfig(str(demo_store))), REFERENCE)
+    config = Config(
+        model=ModelConfig(source=str(tiny_folder)),
+        cache=CacheConfig(disk_bytes=0),
+        store=StoreConfig(str(demo_store)),
+    )
+    app = App(config, REFERENCE)
     port = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app.asgi, http="httptools", lifespan="off", log_config=None))
     async with app.running():
