@@ -245,6 +245,8 @@ class PrefixCache:
     def _found(self, tokens: bytes, digests: Sequence[bytes]) -> Found:
         path = self.tree.longest_prefix(tokens)
         in_ram = restorable(path, self._needs, self.tree, {Tier.RAM})
+        if in_ram.tokens < BLOCK_TOKENS:  # a template's first words: rows that begin apart cost more than these tokens
+            in_ram = Restore(0, (), in_ram.evicted)
         anywhere = restorable(path, self._needs, self.tree) if self._disk else in_ram
         return Found(tokens, digests, path, in_ram, anywhere)
 
