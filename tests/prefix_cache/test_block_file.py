@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,11 +88,9 @@ def test_arrays_are_aligned_for_any_type(tmp_path: Path) -> None:
     one = replace(blob(), arrays=[StoredArray("uint8", (3,), b"abc"), StoredArray("complex64", (2,), bytes(16))])
     write(tmp_path / "a.kv", one, PLAIN, LAST_USED_NS)
     for array in read(tmp_path / "a.kv", PLAIN).arrays:
-        data = array.data
-        assert isinstance(data, memoryview)
-        if array.dtype == "complex64":
-            assert data.cast("d").nbytes == 16
-        assert data.readonly
+        view = np.frombuffer(array.data, np.uint8)
+        assert view.ctypes.data % ITEM_BYTES["complex64"] == 0
+        assert not view.flags.writeable
 
 
 def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_a_forgery_differs_only_in_what_it_changes(tmp_path: Path) -> None:
 
 FORGERIES: dict[str, Callable[[], dict[str, object]]] = {
     "no tokens": lambda: {"tokens": b"", "key": bytes(16)},
-    "half a token": lambda: {"tokens": b"abcde"},
+    "half a token": lambda: {"tokens": b"abcde", "key": extent(b"abcde").key},
     "other tokens": lambda: {"tokens": tokens_of(9, 40)},
     "another key": lambda: {"key": bytes(16)},
     "a short key": lambda: {"key": b"key"},

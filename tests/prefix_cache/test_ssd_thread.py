@@ -108,16 +108,16 @@ def test_reads_go_before_writes(tmp_path: Path) -> None:
 
 
 def test_only_so_much_waits_to_be_written(tmp_path: Path) -> None:
-    with running(tmp_path, queue_bytes=2500) as (thread, listener):
+    with running(tmp_path, queue_bytes=25_000) as (thread, listener):
         with listener.hold(thread):
-            assert [thread.store(blob(number, 1000)) for number in range(4)] == [True, True, False, False]
-        assert [listener.next() for _ in range(2)] == [("written", blob(number, 1000).key) for number in range(2)]
-        assert thread.store(blob(2, 1000)), "what was written waits no longer"
-        assert listener.next() == ("written", blob(2, 1000).key)
+            assert [thread.store(blob(number, 10_000)) for number in range(4)] == [True, True, False, False]
+        assert [listener.next() for _ in range(2)] == [("written", blob(number, 10_000).key) for number in range(2)]
+        assert thread.store(blob(2, 10_000)), "what was written waits no longer"
+        assert listener.next() == ("written", blob(2, 10_000).key)
         thread.stop()
         statistics = thread.statistics()
         assert (statistics.written, statistics.dropped, statistics.waiting_bytes) == (3, 2, 0)
-        assert statistics.bytes == 3 * file_bytes(blob(0, 1000))
+        assert statistics.bytes == 3 * file_bytes(blob(0, 10_000))
 
 
 def test_what_made_room_is_told(tmp_path: Path) -> None:
@@ -189,8 +189,6 @@ def test_after_its_end_nothing_is_taken_on_and_questions_are_answered(tmp_path: 
 def test_a_folder_in_use_means_no_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     owner = SsdTier(tmp_path, PLENTY, 0, Cipher())
     with running(tmp_path) as (thread, listener):
-        thread._thread.join(SECONDS)
-        assert not thread.store(blob(1))
         assert read_back(thread, listener, blob(1).key) is None
         assert thread.headers_of(NAMESPACE).result(SECONDS) == []
     owner.close()
