@@ -2,15 +2,47 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
+from gateway.chat.answer_memory import Recalled
+from gateway.chat.chat_template import TEMPLATE_FAILURES, ChatTemplate, Turn, template_turn
+from gateway.chat.splice import Marks, Place, common_length, misplaced, place_of, reopened
 from gateway.errors import InvalidRequest
 from gateway.generation.request import Message
 
-TEMPLATE_FAILURES = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError)
-"""A template is a program: besides refusing (and being stopped by the sandbox) it may stumble over its input."""
+FIRST_CHARACTERS = 256
+"""Of a text, in which its first token is found; longer than tokens that are added to a vocabulary."""
+
+MOST_ATTEMPTS = 4
+"""To put answers back, each without those that the one before could not place; two are rare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation in tokens, up to where the answer begins.
+
+    A later prompt may go on otherwise from `message_ends`: where the last message begins and where it ends. `place` is
+    where the answer begins, to remember the answer with; None if it could not be found again.
+    """
+
+    ids: list[int]
+    message_ends: tuple[int, ...] = ()
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A conversation as its template wrote it.
+
+    `parts` are the text around the `answers`, one more than these; the last part is the end of `text`. The `turns` of
+    the answers, and therefore `text`, have marks in their place.
+    """
+
+    turns: list[Turn]
+    text: str
+    parts: list[str]
+    answers: list[Sequence[int]]
 
 
 class PromptBuilder:
@@ -22,65 +54,133 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
         self._encoder = tokenizer.backend_tokenizer
 
-    async def build(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of the whole conversation, up to where the answer begins.
+    async def compose(
+        self, messages: Sequence[Message], recalled: Recalled | None = None, *, with_message_ends: bool = False
+    ) -> Prompt:
+        """The prompt of the whole conversation, in which the turns that replay an answer of `recalled` are its ids.
+
+        An answer is put back only where it was written, and only if the template writes a turn's content once, before
+        a token of its own. Other turns are rendered as the client sent them. What a template leaves out stays out.
 
         Done on another thread: a long prompt takes tens of milliseconds, and a template is a program of the
         model's maker.
 
         Raises `InvalidRequest` with the template's own words when it refuses the conversation.
         """
-        return await asyncio.to_thread(self._build, messages)
+        return await asyncio.to_thread(self._compose, messages, recalled or {}, with_message_ends)
+
+    async def build(self, messages: Sequence[Message]) -> list[int]:
+        """The ids alone, with nothing recalled."""
+        return (await self.compose(messages)).ids
 
     async def message_ends(self, messages: Sequence[Message], ids: Sequence[int]) -> tuple[int, ...]:
-        """Where in a prompt, whose `ids` were built, the last message begins and where it ends.
+        """Those of the prompt whose `ids` were built."""
+        prompt = await self.compose(messages, with_message_ends=True)
+        return prompt.message_ends if prompt.ids == list(ids) else ()
 
-        A later prompt may go on otherwise from there: with another last message, or with an answer that the template
-        writes otherwise than it was generated. A place that cannot be told for certain is left out.
-        """
-        return await asyncio.to_thread(self._message_ends, messages, ids)
+    def _compose(self, messages: Sequence[Message], recalled: Recalled, with_message_ends: bool) -> Prompt:
+        draft = self._with_answers(messages, recalled) or self._as_sent(messages)
+        ids = self._ids(draft)
+        end = self._last_message_ends(draft)
+        place = None if end is None else place_of(draft.parts[-1], draft.text[end:])
+        if not with_message_ends:
+            return Prompt(ids, place=place)
+        positions = {self._token_at(position, draft, ids) for position in (self._last_message_begins(draft), end)}
+        return Prompt(ids, tuple(sorted(position for position in positions if position)), place)
 
-    def _build(self, messages: Sequence[Message]) -> list[int]:
+    def _as_sent(self, messages: Sequence[Message]) -> _Draft:
+        turns = [template_turn(message) for message in messages]
         try:
-            text = self._render(messages, add_generation_prompt=True)
+            text = self._template.render(turns)
         except TEMPLATE_FAILURES as error:
             raise InvalidRequest(
                 f"The model's chat template does not accept these messages: {error}", param="messages"
             ) from error
-        return self._encode(text)
+        return _Draft(turns, text, [text], [])
 
-    def _message_ends(self, messages: Sequence[Message], ids: Sequence[int]) -> tuple[int, ...]:
-        ends = set[int]()
+    def _with_answers(self, messages: Sequence[Message], recalled: Recalled) -> _Draft | None:
+        """With those answers that can be put back; None without any."""
+        answers = {number: answer for number, answer in recalled.items() if answer.is_replayed_by(messages[number])}
+        for _ in range(MOST_ATTEMPTS):
+            if not answers:
+                return None
+            draft = self._spliced(messages, answers)
+            if isinstance(draft, _Draft):
+                return draft
+            answers = {number: answer for number, answer in answers.items() if number not in draft}
+        return None
+
+    def _spliced(self, messages: Sequence[Message], answers: Recalled) -> _Draft | set[int]:
+        """With all the answers in their places, or the numbers of those that cannot be put there."""
+        marks = Marks()
+        turns = [
+            {"role": message.role, "content": marks.mark(number)} if number in answers else template_turn(message)
+            for number, message in enumerate(messages)
+        ]
         try:
-            text = self._render(messages, add_generation_prompt=True)
+            text = self._template.render(turns)
         except TEMPLATE_FAILURES:
-            return ()
-        for shorter in (messages[:-1], messages):
-            try:
-                beginning = self._render(shorter, add_generation_prompt=False) if shorter else ""
-            except TEMPLATE_FAILURES:
-                continue  # it does not take a conversation that ends there
-            rest = self._encode(text[_common_characters(text, beginning) :])
-            if rest and len(rest) < len(ids) and list(ids[-len(rest) :]) == rest:
-                ends.add(len(ids) - len(rest))
-        return tuple(sorted(ends))
+            # Some take a tool's answer only behind a turn that calls it.
+            calling = {number for number in answers if messages[number].tool_calls}
+            return calling or set(answers)
+        parts, numbers = marks.cut(text)
+        if wrong := misplaced(numbers, answers):
+            return wrong
+        wrong = set(numbers) - {numbers[index] for index in self._beginning_anew(parts[1:])}
+        for index, number in enumerate(numbers):
+            if index and numbers[index - 1] in wrong:
+                continue  # the text before it will be another
+            if (part := reopened(parts[index], answers[number].place)) is None:
+                wrong.add(number)
+            else:
+                parts[index] = part
+        return wrong or _Draft(turns, text, parts, [answers[number].ids for number in numbers])
 
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        text: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return text
+    def _beginning_anew(self, parts: Sequence[str]) -> list[int]:
+        """Which of these texts have the same tokens whatever stands before: they begin with one that was added to the
+        vocabulary, which tokenizers look for before all else."""
+        added = self._encoder.get_added_tokens_decoder()
+        firsts = self._encode([part[:FIRST_CHARACTERS] for part in parts])
+        return [index for index, ids in enumerate(firsts) if ids and ids[0] in added]
 
-    def _encode(self, text: str) -> list[int]:
-        # A batch of one: `encode` holds the GIL throughout, which would stop every stream for seconds per megabyte.
-        ids: list[int] = self._encoder.encode_batch([text], add_special_tokens=False)[0].ids
-        return ids
+    def _last_message_begins(self, draft: _Draft) -> int | None:
+        """Where in the text; if the template does not show that, where its content begins."""
+        *others, last = draft.turns
+        try:
+            if others and draft.text.startswith(shorter := self._template.render(others, answer_follows=False)):
+                return len(shorter)
+        except TEMPLATE_FAILURES:
+            pass  # it does not take a conversation that ends there
+        try:
+            return common_length(draft.text, self._template.render([*others, {**last, "content": Marks().mark(0)}]))
+        except TEMPLATE_FAILURES:
+            return None
 
+    def _last_message_ends(self, draft: _Draft) -> int | None:
+        """Where in the text the generation prompt begins."""
+        try:
+            return common_length(draft.text, self._template.render(draft.turns, answer_follows=False))
+        except TEMPLATE_FAILURES:
+            return None  # it takes no conversation without an answer to come
 
-def _common_characters(text: str, other: str) -> int:
-    if text.startswith(other):
-        return len(other)
-    return next((place for place, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), 0)
+    def _token_at(self, position: int | None, draft: _Draft, ids: Sequence[int]) -> int | None:
+        """How many of the `ids` stand before a position in the text; None if a token, or an answer, reaches over it."""
+        length = 0 if position is None else len(draft.text) - position
+        if not 0 < length <= len(draft.parts[-1]):
+            return None
+        rest = self._encode([draft.parts[-1][-length:]])[0]
+        return len(ids) - len(rest) if list(ids[-len(rest) :]) == rest else None
+
+    def _ids(self, draft: _Draft) -> list[int]:
+        first, *others = self._encode(draft.parts)
+        for answer, part in zip(draft.answers, others, strict=True):
+            first += [*answer, *part]
+        return first
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        # In batches of one: `encode` holds the GIL throughout, which would stop every stream for seconds per megabyte,
+        # and in a larger batch a tokenizer may be set to pad the shorter ones.
+        return [self._encoder.encode_batch([text], add_special_tokens=False)[0].ids for text in texts]

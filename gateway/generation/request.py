@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 LONGEST_SESSION_NAME = 256
 """Characters of a session's name that count; clients choose it."""
@@ -51,11 +51,21 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that an answer calls. `arguments` is JSON as the client wrote it, which may not be as it was generated."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. Only assistants call tools; with role `tool`, `content` is what a call returned."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,14 @@
 """Prompts with the demo model's own template, and with hostile ones."""
 
 import asyncio
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.chat.prompt import PromptBuilder
 from gateway.errors import InvalidRequest
-from gateway.generation.request import Message
-
-
-def builder(folder: Path) -> PromptBuilder:
-    from gateway.engine.model_loader import load_text_side
-
-    return PromptBuilder(load_text_side(folder).tokenizer)
+from gateway.generation.request import Message, ToolCall
+from tests.chat.prompt_builders import QWEN3, builder, builder_with_template
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +16,9 @@ def demo_builder(demo_folder: Path) -> PromptBuilder:
     return builder(demo_folder)
 
 
-def with_template(demo_folder: Path, folder: Path, template: str) -> PromptBuilder:
-    shutil.copytree(demo_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    settings: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
-    return builder(folder)
+@pytest.fixture(scope="module")
+def qwen3(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PromptBuilder:
+    return builder_with_template(demo_folder, tmp_path_factory.mktemp("qwen3") / "model", QWEN3)
 
 
 async def test_the_prompt_is_the_template_up_to_the_answer(demo_builder: PromptBuilder) -> None:
@@ -41,29 +31,84 @@ async def test_long_prompts_side_by_side_are_what_they_are_alone(demo_builder: P
     """They are tokenised on several threads at once, with one tokenizer."""
     texts = [f"{number} word" * 4_000 for number in range(8)]
     together = await asyncio.gather(*(demo_builder.build([Message("user", text)]) for text in texts))
-    assert together == [demo_builder._build([Message("user", text)]) for text in texts]
+    assert together == [await demo_builder.build([Message("user", text)]) for text in texts]
 
 
 async def test_the_last_message_begins_and_ends_where_the_prompt_may_change(demo_builder: PromptBuilder) -> None:
     messages = [Message("system", "Be brief."), Message("user", "Hi there, what is it?")]
-    ids = await demo_builder.build(messages)
-    begins, ends = await demo_builder.message_ends(messages, ids)
+    prompt = await demo_builder.compose(messages, with_message_ends=True)
+    begins, ends = prompt.message_ends
     decode = demo_builder._tokenizer.decode
-    assert decode(ids[:begins]) == "<|im_start|>system\nBe brief.<|im_end|>\n"
-    assert decode(ids[ends:]) == "<|im_start|>assistant\n"
+    assert decode(prompt.ids[:begins]) == "<|im_start|>system\nBe brief.<|im_end|>\n"
+    assert decode(prompt.ids[ends:]) == "<|im_start|>assistant\n"
     edited = await demo_builder.build([messages[0], Message("user", "Another question")])
-    assert edited[:begins] == ids[:begins]
+    assert edited[:begins] == prompt.ids[:begins]
+    assert await demo_builder.message_ends(messages, prompt.ids) == prompt.message_ends
+    assert await demo_builder.message_ends(messages, prompt.ids[1:]) == ()
 
 
-async def test_a_place_that_a_template_does_not_show_is_left_out(demo_folder: Path, tmp_path: Path) -> None:
-    """It takes no conversation that ends with the system's word, and writes nothing before the answer."""
+async def test_a_template_that_takes_no_shorter_conversation_shows_where_the_last_content_begins(
+    demo_folder: Path, tmp_path: Path
+) -> None:
     template = (
         "{% if messages[-1]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
     )
-    prompts = with_template(demo_folder, tmp_path / "model", template)
+    prompts = builder_with_template(demo_folder, tmp_path / "model", template)
     messages = [Message("system", "Be brief."), Message("user", "Hi")]
-    assert await prompts.message_ends(messages, await prompts.build(messages)) == ()
+    prompt = await prompts.compose(messages, with_message_ends=True)
+    (begins,) = prompt.message_ends  # it writes nothing before the answer: the end is no place in the prompt
+    assert prompts._tokenizer.decode(prompt.ids[:begins]) == "Be brief.<|im_end|>"
+
+
+async def test_a_template_that_writes_past_turns_otherwise_when_they_are_last(qwen3: PromptBuilder) -> None:
+    """Qwen3 gives the last turn an empty thought: without the question, the text before it would be another."""
+    messages = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Why?")]
+    prompt = await qwen3.compose(messages, with_message_ends=True)
+    begins, ends = prompt.message_ends
+    decode = qwen3._tokenizer.decode
+    assert decode(prompt.ids[begins:]) == "Why?<|im_end|>\n<|im_start|>assistant\n"
+    assert decode(prompt.ids[ends:]) == "<|im_start|>assistant\n"
+
+
+async def test_places_within_a_token_are_left_out(demo_folder: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}ing{% endif %}"
+    prompts = builder_with_template(demo_folder, tmp_path / "model", template)
+    messages = [Message("system", "Is this any quest"), Message("user", "ion")]
+    assert (await prompts.compose(messages, with_message_ends=True)).message_ends == ()
+    messages = [Message("system", "Is this any"), Message("user", " test")]
+    prompt = await prompts.compose(messages, with_message_ends=True)
+    (begins,) = prompt.message_ends
+    assert prompts._tokenizer.decode(prompt.ids[begins:]) == " testing"
+
+
+async def test_a_template_that_takes_no_conversation_without_an_answer(demo_folder: Path, tmp_path: Path) -> None:
+    template = (
+        "{% if not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    prompts = builder_with_template(demo_folder, tmp_path / "model", template)
+    prompt = await prompts.compose([Message("user", "Hi")], with_message_ends=True)
+    assert (prompt.message_ends, prompt.place) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ('{"n": 1.0, "name": "\\u00e9"}', '{"n": 1.0, "name": "é"}'),
+        ("", "{}"),
+        ("{cut", "{cut"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+async def test_templates_get_tool_calls_with_an_object(qwen3: PromptBuilder, arguments: str, written: str) -> None:
+    calling = Message("assistant", "Now:", (ToolCall("call_1", "read", arguments),))
+    ids = await qwen3.build([Message("user", "Hi"), calling, Message("tool", "Done")])
+    assert qwen3._tokenizer.decode(ids) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nNow:\n"
+        f'<tool_call>\n{{"name": "read", "arguments": {written}}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\nDone\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,12 +118,13 @@ async def test_a_place_that_a_template_does_not_show_is_left_out(demo_folder: Pa
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{{ messages[9]['content'] }}", "no element 9"),
         ("{{ messages[0]['content'] + 1 }}", "str"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion"),
     ],
 )
 async def test_a_template_that_fails_is_a_clear_refusal(
     demo_folder: Path, tmp_path: Path, template: str, message: str
 ) -> None:
-    prompts = with_template(demo_folder, tmp_path / "model", template)
+    prompts = builder_with_template(demo_folder, tmp_path / "model", template)
     with pytest.raises(InvalidRequest, match=message) as caught:
         await prompts.build([Message("user", "Hi")])
     assert caught.value.param == "messages"
