@@ -72,15 +72,6 @@ class PromptBuilder:
         """
         return await asyncio.to_thread(self._compose, messages, recalled or {}, with_message_ends)
 
-    async def build(self, messages: Sequence[Message]) -> list[int]:
-        """The ids alone, with nothing recalled."""
-        return (await self.compose(messages)).ids
-
-    async def message_ends(self, messages: Sequence[Message], ids: Sequence[int]) -> tuple[int, ...]:
-        """Those of the prompt whose `ids` were built."""
-        prompt = await self.compose(messages, with_message_ends=True)
-        return prompt.message_ends if prompt.ids == list(ids) else ()
-
     def _compose(self, messages: Sequence[Message], recalled: Recalled, with_message_ends: bool) -> Prompt:
         draft = self._with_answers(messages, recalled) or self._as_sent(messages)
         ids = self._ids(draft)

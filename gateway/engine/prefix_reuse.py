@@ -93,7 +93,7 @@ class PrefixReuse:
         if self._cache is None:
             return Taken(NO_PREFIX, UNKNOWN, Reuse(len(tokens)))
         waiting = self._waiting.pop(ticket, None)
-        found = self._cache.find(tokens)
+        found = self._cache.find_again(waiting.found) if waiting else self._cache.find(tokens)
         reuse = self._cache.reuse(found, session)
         taken = self._cache.take(found, session)
         self._announce(ticket, found.digests, taken.tokens // BLOCK_TOKENS)

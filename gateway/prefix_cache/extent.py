@@ -96,9 +96,12 @@ def chain(digest: bytes, tokens: bytes) -> bytes:
     return sha256(digest + tokens).digest()[:DIGEST_BYTES]
 
 
-def chain_digests(namespace: bytes, tokens: bytes) -> list[bytes]:
-    """Of each whole block of a sequence; 1.8 ms for 100,000 tokens on a processor with SHA instructions."""
-    digests, digest = [], namespace
+def chain_digests(before: bytes, tokens: bytes) -> list[bytes]:
+    """Of each whole block of tokens that follow the digest `before`, at the beginning the namespace's own.
+
+    1.8 ms for 100,000 tokens on a processor with SHA instructions.
+    """
+    digests, digest = [], before
     for block in range(0, len(tokens) - BLOCK_BYTES + 1, BLOCK_BYTES):
         digest = chain(digest, tokens[block : block + BLOCK_BYTES])
         digests.append(digest)
@@ -140,7 +143,6 @@ def cut(namespace: bytes, cursor: Cursor, tokens: bytes) -> Iterator[tuple[Exten
         own = tokens[first : first + EXTENT_TOKENS * TOKEN_BYTES]
         parent, start = digest, cursor.tokens + first // TOKEN_BYTES
         whole = len(own) - len(own) % BLOCK_BYTES
-        for block in range(0, whole, BLOCK_BYTES):
-            digest = chain(digest, own[block : block + BLOCK_BYTES])
+        digest = (chain_digests(parent, own) or [parent])[-1]
         key = digest if whole == len(own) else chain(digest, own[whole:])
         yield Extent(namespace, parent, start, own, key), Cursor(start + whole // TOKEN_BYTES, digest)

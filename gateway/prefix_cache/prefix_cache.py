@@ -4,9 +4,7 @@ The tree knows which extents there are and where; the memory tier holds their ar
 goes to both at once: the copy on disk is what survives eviction, the model's end, a restart and a crash.
 """
 
-import sys
 import time
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -34,7 +32,7 @@ from gateway.prefix_cache.restore import Needs, Read, Restore, restorable
 from gateway.prefix_cache.reuse import Divergence, Reuse
 from gateway.prefix_cache.row_state import NO_PREFIX, Piece, Prefix
 from gateway.prefix_cache.sessions import SessionTracker
-from gateway.prefix_cache.token_tree import Path, TokenTree, token_bytes
+from gateway.prefix_cache.token_tree import Path, TokenTree, token_bytes, token_ids
 
 TOKENS_BEFORE_DIVERGENCE = 32
 
@@ -119,8 +117,8 @@ class PrefixCache:
         path, tokens = found.path, found.prompt_tokens
         divergence = None
         if path.tokens < tokens and (kept := self.tree.continuation(path, session)):
-            before = _ids(found.tokens, path.tokens - TOKENS_BEFORE_DIVERGENCE, path.tokens)
-            coming = _ids(found.tokens, path.tokens, path.tokens + len(kept.tokens))
+            before = token_ids(found.tokens, path.tokens - TOKENS_BEFORE_DIVERGENCE, path.tokens)
+            coming = token_ids(found.tokens, path.tokens, path.tokens + len(kept.tokens))
             divergence = Divergence(before, coming, kept.tokens, kept.own)
         return Reuse(
             prompt_tokens=tokens + 1,
@@ -257,10 +255,3 @@ class PrefixCache:
             return held
         arrays = [one[:, read.skip : read.skip + read.end - read.start] for one in held.arrays]
         return Piece(read.start, read.end, arrays)
-
-
-def _ids(tokens: bytes, start: int, end: int) -> tuple[int, ...]:
-    words = array("I", tokens[max(0, start) * TOKEN_BYTES : end * TOKEN_BYTES])
-    if sys.byteorder == "big":
-        words.byteswap()
-    return tuple(words)

@@ -42,6 +42,14 @@ def token_bytes(ids: Sequence[int]) -> bytes:
     return words.tobytes()
 
 
+def token_ids(tokens: bytes, start: int, end: int) -> tuple[int, ...]:
+    """The ids from `start` to `end` of what `token_bytes` made, as far as there are any."""
+    words = array("I", tokens[max(0, start) * TOKEN_BYTES : end * TOKEN_BYTES])
+    if sys.byteorder == "big":
+        words.byteswap()
+    return tuple(words)
+
+
 class Match(NamedTuple):
     """An extent on a prompt's way: its tokens are the prompt's from `start` to `end`, and go on otherwise after that.
 
@@ -136,11 +144,9 @@ class TokenTree:
         if not ahead:
             return None
         best = max(ahead, key=lambda one: (one.was_used_by(session), one.used))
-        first = (path.tokens - best.start) * TOKEN_BYTES
-        words = array("I", best.extent.tokens[first : first + CONTINUATION_TOKENS * TOKEN_BYTES])
-        if sys.byteorder == "big":
-            words.byteswap()
-        return Continuation(tuple(words), best.was_used_by(session))
+        first = path.tokens - best.start
+        kept = token_ids(best.extent.tokens, first, first + CONTINUATION_TOKENS)
+        return Continuation(kept, best.was_used_by(session))
 
     # --- what is held
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from gateway.chat.answer import Answer
-from gateway.chat.prompt import PromptBuilder
+from gateway.chat.prompt import Prompt, PromptBuilder
 from gateway.config import EngineConfig
 from gateway.engine.constraint import CompiledGrammar
 from gateway.engine.token_stream import TokenRequest, TokenStream
@@ -48,10 +48,10 @@ class TextServing:
         try:
             model = await self._pool.text_model(request.model)
             builder = PromptBuilder(model.tokenizer)
-            prompt = await builder.build(request.messages)
-            ends = await builder.message_ends(request.messages, prompt) if model.engine.resumes_at_stops else ()
+            composed = await builder.compose(request.messages, with_message_ends=model.engine.resumes_at_stops)
+            prompt = composed.ids
             grammar = await self._compiled(request, model)
-            stream = model.engine.submit(self._token_request(request, prompt, ends, grammar, model))
+            stream = model.engine.submit(self._token_request(request, composed, grammar, model))
         except GatewayError as error:
             self._metrics.refused_requests.labels(type(error).__name__).inc()
             raise
@@ -76,12 +76,12 @@ class TextServing:
     def _token_request(
         self,
         request: TextRequest,
-        prompt: list[int],
-        message_ends: tuple[int, ...],
+        composed: Prompt,
         grammar: CompiledGrammar | None,
         model: TextModel,
     ) -> TokenRequest:
         """Checks the request against the model's limits and puts it into tokens."""
+        prompt = composed.ids
         room = model.context_tokens - len(prompt)
         if room < 1:
             raise ContextLengthExceeded(len(prompt), model.context_tokens)
@@ -102,7 +102,7 @@ class TextServing:
             grammar=grammar,
             priority=self._priority(request),
             session=request.origin.session,
-            message_ends=message_ends,
+            message_ends=composed.message_ends,
         )
         token_request.check_tokens(model.vocabulary)
         return token_request

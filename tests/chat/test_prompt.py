@@ -22,7 +22,7 @@ def qwen3(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Prompt
 
 
 async def test_the_prompt_is_the_template_up_to_the_answer(demo_builder: PromptBuilder) -> None:
-    ids = await demo_builder.build([Message("system", "Be brief."), Message("user", "Hi")])
+    ids = (await demo_builder.compose([Message("system", "Be brief."), Message("user", "Hi")])).ids
     text = demo_builder._tokenizer.decode(ids)
     assert text == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -30,8 +30,10 @@ async def test_the_prompt_is_the_template_up_to_the_answer(demo_builder: PromptB
 async def test_long_prompts_side_by_side_are_what_they_are_alone(demo_builder: PromptBuilder) -> None:
     """They are tokenised on several threads at once, with one tokenizer."""
     texts = [f"{number} word" * 4_000 for number in range(8)]
-    together = await asyncio.gather(*(demo_builder.build([Message("user", text)]) for text in texts))
-    assert together == [await demo_builder.build([Message("user", text)]) for text in texts]
+    together = await asyncio.gather(*(demo_builder.compose([Message("user", text)]) for text in texts))
+    assert [one.ids for one in together] == [
+        (await demo_builder.compose([Message("user", text)])).ids for text in texts
+    ]
 
 
 async def test_the_last_message_begins_and_ends_where_the_prompt_may_change(demo_builder: PromptBuilder) -> None:
@@ -41,10 +43,8 @@ async def test_the_last_message_begins_and_ends_where_the_prompt_may_change(demo
     decode = demo_builder._tokenizer.decode
     assert decode(prompt.ids[:begins]) == "<|im_start|>system\nBe brief.<|im_end|>\n"
     assert decode(prompt.ids[ends:]) == "<|im_start|>assistant\n"
-    edited = await demo_builder.build([messages[0], Message("user", "Another question")])
+    edited = (await demo_builder.compose([messages[0], Message("user", "Another question")])).ids
     assert edited[:begins] == prompt.ids[:begins]
-    assert await demo_builder.message_ends(messages, prompt.ids) == prompt.message_ends
-    assert await demo_builder.message_ends(messages, prompt.ids[1:]) == ()
 
 
 async def test_a_template_that_takes_no_shorter_conversation_shows_where_the_last_content_begins(
@@ -103,7 +103,7 @@ async def test_a_template_that_takes_no_conversation_without_an_answer(demo_fold
 )
 async def test_templates_get_tool_calls_with_an_object(qwen3: PromptBuilder, arguments: str, written: str) -> None:
     calling = Message("assistant", "Now:", (ToolCall("call_1", "read", arguments),))
-    ids = await qwen3.build([Message("user", "Hi"), calling, Message("tool", "Done")])
+    ids = (await qwen3.compose([Message("user", "Hi"), calling, Message("tool", "Done")])).ids
     assert qwen3._tokenizer.decode(ids) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nNow:\n"
         f'<tool_call>\n{{"name": "read", "arguments": {written}}}\n</tool_call><|im_end|>\n'
@@ -126,5 +126,5 @@ async def test_a_template_that_fails_is_a_clear_refusal(
 ) -> None:
     prompts = builder_with_template(demo_folder, tmp_path / "model", template)
     with pytest.raises(InvalidRequest, match=message) as caught:
-        await prompts.build([Message("user", "Hi")])
+        await prompts.compose([Message("user", "Hi")])
     assert caught.value.param == "messages"

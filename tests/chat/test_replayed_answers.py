@@ -194,7 +194,7 @@ async def test_what_a_client_changed_is_as_the_client_sent_it(qwen3: PromptBuild
     calls = ToolCall("call_1", "read", '{"n": 1}'), ToolCall("call_2", "read", "{}")
     chat.hear(await chat.say(Message("user", "Read")), REASONING, "Yes.", *calls)
     prompt = await chat.say(Message("tool", "Done"))
-    assert prompt.ids == await qwen3.build(chat.messages)
+    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
 
 
 async def test_the_same_words_at_two_places_are_two_answers(qwen3: PromptBuilder) -> None:
@@ -219,7 +219,7 @@ async def test_an_answer_is_not_put_behind_another_question(qwen3: PromptBuilder
     chat = Conversation(qwen3, measured_agent)
     chat.hear(await chat.say(Message("user", "Why?")), REASONING, "Because.", *calls)
     chat.messages[0] = Message("user", "Why not?")
-    assert (await chat.say(Message("user", "So?"))).ids == await qwen3.build(chat.messages)
+    assert (await chat.say(Message("user", "So?"))).ids == (await qwen3.compose(chat.messages)).ids
 
 
 async def test_behind_an_answer_that_was_not_put_back_the_next_one_is(qwen3: PromptBuilder) -> None:
@@ -228,7 +228,7 @@ async def test_behind_an_answer_that_was_not_put_back_the_next_one_is(qwen3: Pro
     chat.hear(await chat.say(Message("user", "Why?")), REASONING, "", ToolCall("call_1", "read", '{"a": 1.0}'))
     chat.messages[0] = Message("user", "Why not?")
     prompt = await chat.say(Message("tool", "1"))
-    assert prompt.ids == await qwen3.build(chat.messages)
+    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
     so_far = chat.hear(prompt, REASONING, "", ToolCall("call_2", "read", '{"a": 1.0}'))
     prompt = await chat.say(Message("tool", "2"))
     assert prompt.ids[: len(so_far)] == so_far
@@ -240,7 +240,7 @@ async def test_another_session_gets_no_reasoning_but_finds_its_calls(qwen3: Prom
     chat.hear(prompt, REASONING, "Because.")
     chat.session = "another"
     prompt = await chat.say(Message("user", "Read"))
-    assert prompt.ids == await qwen3.build(chat.messages)
+    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
     so_far = chat.hear(prompt, REASONING, "", ToolCall("call_1", "read", "{}"))
     chat.session = "a third"
     prompt = await chat.say(Message("tool", ""))
@@ -294,7 +294,7 @@ async def test_where_ids_would_be_wrong_the_text_is_as_the_client_sent_it(builde
     )
     chat = Conversation(prompts, verbatim)
     chat.hear(await chat.say(Message("user", "Why?")), "", "Because it is so.")
-    assert (await chat.say(Message("user", "So?"))).ids == await prompts.build(chat.messages)
+    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(chat.messages)).ids
 
 
 async def test_an_order_of_its_own_is_left_to_the_template(builder_of: BuilderOf) -> None:
@@ -302,7 +302,7 @@ async def test_an_order_of_its_own_is_left_to_the_template(builder_of: BuilderOf
     chat = Conversation(prompts, verbatim)
     for word in ("one", "two"):
         chat.hear(await chat.say(Message("user", "Why?")), "", word)
-    assert (await chat.say(Message("user", "So?"))).ids == await prompts.build(chat.messages)
+    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(chat.messages)).ids
 
 
 async def test_what_the_template_drops_is_dropped(builder_of: BuilderOf) -> None:
@@ -314,7 +314,7 @@ async def test_what_the_template_drops_is_dropped(builder_of: BuilderOf) -> None
     chat.hear(await chat.say(Message("user", "first")), "", "dropped")
     await chat.say(Message("user", "second"))
     prompt = await chat.say(Message("user", "third"), Message("user", "fourth"))
-    assert prompt.ids == await prompts.build(chat.messages)
+    assert prompt.ids == (await prompts.compose(chat.messages)).ids
     assert "dropped" not in prompts._tokenizer.decode(prompt.ids)
 
 
@@ -356,14 +356,16 @@ async def test_no_text_of_a_client_changes_what_is_put_back_or_is_changed_by_it(
     for question in questions:
         messages.append(Message("user", question))
         prompt = await prompts.compose(messages, memory.recall("m", "s", messages))
-        assert prompt.ids == await prompts.build(messages)
+        assert prompt.ids == (await prompts.compose(messages)).ids
         assert prompt.place
         text = f"Answer {len(messages)}"
         memory.remember("m", "s", messages, prompt.place, prompts._encode([text])[0], text)
         messages.append(Message("assistant", text))
         assert memory.recall("m", "another", messages) == {}
     messages.append(Message("user", "Bye"))
-    assert (await prompts.compose(messages, memory.recall("m", "s", messages))).ids == await prompts.build(messages)
+    assert (await prompts.compose(messages, memory.recall("m", "s", messages))).ids == (
+        await prompts.compose(messages)
+    ).ids
 
 
 @settings(max_examples=150, deadline=None)
