@@ -11,12 +11,18 @@ from gateway.prefix_cache.extent import StoredArray
 
 def to_bytes(arrays: Sequence[mx.array]) -> list[StoredArray]:
     """Copies; the arrays must be evaluated."""
-    return [StoredArray(str(array.dtype).rsplit(".", 1)[-1], array.shape, _raw(array)) for array in arrays]
+    return [StoredArray(_name(array.dtype), array.shape, _raw(array)) for array in arrays]
 
 
 def from_bytes(stored: Sequence[StoredArray]) -> list[mx.array]:
     """Raises `ValueError` for a type that mlx does not know, or bytes that do not fill the shape."""
     return [_array(one) for one in stored]
+
+
+def _name(dtype: mx.Dtype) -> str:
+    """That of the attribute of `mx`, which is not always what the type calls itself."""
+    name = str(dtype).rsplit(".", 1)[-1]
+    return f"{name}_" if name == "bool" else name
 
 
 def _raw(array: mx.array) -> bytes:

@@ -4,6 +4,7 @@ The tree knows which extents there are and where; the memory tier holds their ar
 goes to both at once: the copy on disk is what survives eviction, the model's end, a restart and a crash.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from gateway.prefix_cache.reuse import Divergence, Reuse
 from gateway.prefix_cache.row_state import NO_PREFIX, Piece, Prefix
 from gateway.prefix_cache.sessions import SessionTracker
 from gateway.prefix_cache.token_tree import Path, TokenTree, token_bytes, token_ids
+
+log = logging.getLogger(__name__)
 
 TOKENS_BEFORE_DIVERGENCE = 32
 
@@ -150,12 +153,18 @@ class PrefixCache:
         return True
 
     def was_read(self, key: BlobKey, blob: Blob | None) -> None:
-        """One blob has come from the disk, or cannot be read and is gone."""
+        """One blob has come from the disk, or cannot be read and is gone. Whoever waits for it goes on in any case."""
         self._asked.discard(key)
-        if blob is None:
+        arrays = None
+        if blob is not None:
+            try:
+                arrays = from_bytes(blob.arrays)
+            except ValueError as error:
+                log.warning("a prefix on disk cannot be used: %s", error)
+        if blob is None or arrays is None:
             self.tree.drop(key, Tier.SSD)
         elif self._ram.get(key) is None:
-            self._keep_in_ram(blob.extent, key, blob.first, from_bytes(blob.arrays))
+            self._keep_in_ram(blob.extent, key, blob.first, arrays)
         for reading in list(self._reading):
             reading.missing.discard(key)
             if not reading.missing:
