@@ -34,20 +34,42 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """The prompt leaves no room for an answer in the model's context."""
+    """The prompt leaves no room for an answer in the model's context.
 
-    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+    It has `at_least` so many tokens if nobody counted them, because the text alone is too long.
+    """
+
+    def __init__(
+        self, prompt_tokens: int, context_tokens: int, param: str = "messages", *, at_least: bool = False
+    ) -> None:
         super().__init__(
             f"This model's maximum context length is {context_tokens} tokens, but the prompt has "
-            f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages.",
-            param="messages",
+            f"{'at least ' if at_least else ''}{prompt_tokens} tokens, which leaves no room for an answer. "
+            f"Shorten the {param}.",
+            param=param,
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class InputTooLong(ContextLengthExceeded):
+    """A text is longer than the model that embeds or ranks it takes at once."""
+
+    def __init__(self, tokens: int, context_tokens: int, param: str, *, at_least: bool = False) -> None:
+        InvalidRequest.__init__(
+            self,
+            f"This model's maximum context length is {context_tokens} tokens, but {param} has "
+            f"{'at least ' if at_least else ''}{tokens} tokens. "
+            "Shorten it" + (", or set truncate to have only its beginning read." if param != "query" else "."),
+            param,
         )
 
 
 class RequestTooLarge(InvalidRequest):
     """The request would not fit into this server's memory even if it were alone.
 
-    `fitting_tokens` is what would fit, prompt and answer together, in each of `choices` choices.
+    `fitting_tokens` is what would fit, prompt and answer together, in each of `choices` choices. `prompt_field` is what
+    the client calls the prompt.
     """
 
     def __init__(
@@ -58,17 +80,18 @@ class RequestTooLarge(InvalidRequest):
         needed_bytes: int,
         available_bytes: int,
         fitting_tokens: int,
+        prompt_field: str = "messages",
     ) -> None:
         answers = f"up to {max_tokens} tokens of an answer" if choices == 1 else f"{choices} x {max_tokens} of answers"
         if prompt_tokens < fitting_tokens:
             advice = f"Set max_tokens to at most {fitting_tokens - prompt_tokens}"
         else:
-            advice = f"Shorten the messages: prompt and answer together may have {max(0, fitting_tokens)} tokens"
+            advice = f"Shorten the {prompt_field}: prompt and answer together may have {max(0, fitting_tokens)} tokens"
         super().__init__(
             f"This request needs {needed_bytes / 2**20:.0f} MiB of memory for {prompt_tokens} tokens of prompt and "
             f"{answers}, but this server can give it at most {max(0, available_bytes) / 2**20:.0f} MiB. "
             f"{advice}{', or ask for fewer choices' if choices > 1 else ''}.",
-            param="max_tokens" if prompt_tokens < fitting_tokens else "messages",
+            param="max_tokens" if prompt_tokens < fitting_tokens else prompt_field,
         )
 
 
@@ -123,6 +146,13 @@ class Overloaded(GatewayError):
 
 class ModelUnavailable(GatewayError):
     """The model is configured but could not be loaded, or its engine has stopped."""
+
+
+class ModelBusy(GatewayError):
+    """The model cannot be evicted while it is loaded or serves requests."""
+
+    def __init__(self, model_id: str, doing: str) -> None:
+        super().__init__(f"{model_id} cannot be evicted now: {doing}. Try again later.")
 
 
 class CacheUnusable(GatewayError):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -22,12 +22,19 @@ class Priority(IntEnum):
 class Origin:
     """Who asks. `session` is what shares fairly with others; `priority` is None where nobody said one.
 
-    `request_id` is the name under which the client and the log know this request.
+    `request_id` is the name under which the client and the log know this request, `key` a digest of what the client
+    proved itself with.
     """
 
     session: str = ""
     priority: Priority | None = None
     request_id: str = ""
+    key: str = ""
+
+    @property
+    def own_session(self) -> str:
+        """A name of the session that nobody with another key can take."""
+        return f"{self.key} {self.session}"
 
     def within(self, session: str) -> "Origin":
         """The same, in a session of that name within this one."""
@@ -52,7 +59,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that an answer calls. `arguments` is JSON as the client wrote it, which may not be as it was generated."""
+    """A tool that an answer calls. `arguments` is JSON; a client may not send it back as it was generated."""
 
     id: str
     name: str
@@ -61,11 +68,85 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. Only assistants call tools; with role `tool`, `content` is what a call returned."""
+    """One turn of a conversation.
+
+    Only assistants call tools and reason; `reasoning` is what a client sends back of it, which may be nothing. With
+    role `tool`, `content` is what the call with `tool_call_id` returned.
+    """
 
     role: Role
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call.
+
+    `parameters` is its JSON Schema as JSON, an object. Calls match it where a grammar can enforce that; of a `strict`
+    tool, or where a call is asked for, a schema that none can is refused. `param` is the request's field with it.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object"}'
+    strict: bool = False
+    param: str = field(default="tools", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether an answer may, must or must not call tools; if it must and there are `names`, then one of these."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What is wished of the reasoning before an answer; None leaves it to the model.
+
+    `effort` is a word that the model's template knows, such as low, medium or high. After `budget_tokens` the reasoning
+    is ended and the answer begins.
+    """
+
+    enabled: bool | None = None
+    effort: str | None = None
+    budget_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages for the model's chat template, to which the answer is the next turn.
+
+    `template_options` are variables of the template, by name. `param` is the request's field that holds the messages.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    thinking: Thinking = Thinking()
+    template_options: dict[str, Any] = field(default_factory=dict)
+    param: str = field(default="messages", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text, or its token ids, to go on with as it is; with `echo` the answer begins with it."""
+
+    text: str | tuple[int, ...]
+    echo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FillIn:
+    """A place in a text, to be filled in with the model's own fill-in-the-middle tokens."""
+
+    prefix: str
+    suffix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +173,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """A conversation to continue.
+    """A prompt to answer.
 
     `max_tokens` None means as many as the context leaves. `choices` answers are generated from the same prompt.
     `top_logprobs` None means no log-probabilities; a number asks for the chosen token's and that many alternatives'.
-    With a `grammar` the whole answer matches it, unless `max_tokens` cuts it short.
+    With a `grammar` the answer behind its reasoning matches it, unless `max_tokens` cuts it short.
     """
 
     model: str
-    messages: tuple[Message, ...]
+    prompt: Conversation | PlainText | FillIn
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
