@@ -1,160 +1,97 @@
-"""Turns a llama GGUF into an ordinary mlx-lm folder, keeping its 4- and 8-bit weights bit for bit.
+"""Turns a GGUF of a known architecture into an mlx-lm folder, keeping its 4-, 5- and 8-bit weights bit for bit.
 
-Run it as `python -m gateway.model_store.import_gguf SOURCE DESTINATION`: mlx's GGUF reader is C code that
-follows lengths and offsets found in the file, so a broken file must be able to take down no more than a child
-process. Each line on stdout is one `import_process.ImporterLine`; exit code 1 means refused.
+Run it as `python -m gateway.model_store.import_gguf SOURCE DESTINATION`, in a process of its own: a file that changes
+while it is read, or one that asks for too much memory, must be able to take down no more than that. Each line on
+stdout is one `import_process.ImporterLine`; exit code 1 means refused.
 """
 
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import msgspec
 
 from gateway.errors import ModelFilesInvalid, ModelStoreError
-from gateway.model_store.gguf_metadata import GgufMetadata, LlamaShape, MetadataValue, read_llama_shape
-from gateway.model_store.gguf_tensors import (
-    GGUF_GROUP_SIZE,
-    TensorMove,
-    half_order_rows,
-    llama_tensor_moves,
-    quantization_config,
-)
+from gateway.model_store.gguf_architectures import architecture_of
+from gateway.model_store.gguf_file import GgufTensor, read_gguf
+from gateway.model_store.gguf_metadata import GgufMetadata
+from gateway.model_store.gguf_tensors import TensorMove, layer_name, moved_tensor, quantization_config
 from gateway.model_store.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from gateway.model_store.import_process import ImporterLine
+from gateway.model_store.safetensors_file import Outgoing, write_safetensors
 from gateway.model_store.store_folders import Report, disk_errors_explained, require_space
 
-SPACE_FOR_THE_REST = 32 << 20  # bytes: the tokenizer and configuration files, at most a few MB each
+SPACE_FOR_THE_REST = 64 << 20  # bytes: the tokenizer and configuration files, at most some tens of MB
 
 
 def import_gguf(source: Path, destination: Path, report: Report) -> str:
     """Write the model of `source` into the folder `destination`; returns the licence the file names, or "".
 
-    Weights of Q4_0, Q4_1, Q8_0 and F16 keep their values exactly, F32 too; other kinds are expanded to
-    float16 by mlx, and so need up to four times the file's size. The whole model passes through memory.
+    Weights of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and F16 keep their values exactly, F32 too; other kinds, the K-quants
+    among them, are expanded to float16, and so need up to eight times the file's size. Of the weights some megabytes at
+    a time are in memory.
 
     Raises ModelFilesInvalid for a file that is broken or of a kind not understood, ModelStoreError when the
     disk is too small. What was written by then stays for the caller to remove.
     """
     report(0.0, "reading the GGUF")
-    tensors, metadata = _read_gguf(source)
-    shape = read_llama_shape(metadata)
-    tokenizer = read_tokenizer(metadata, shape)
-    moves = llama_tensor_moves(shape, has_output="output.weight" in tensors)
+    tensors, metadata = read_gguf(source)
+    architecture = architecture_of(metadata)
+    shape = architecture.read_shape(metadata)
+    tokenizer = read_tokenizer(metadata, architecture, shape)
+    has_output = "output.weight" in tensors
+    config = {**architecture.config(metadata, shape), "tie_word_embeddings": not has_output}
+    moves = architecture.tensor_moves(shape, has_output)
     _refuse_other_tensors(metadata, tensors, moves)
 
-    weights: dict[str, mx.array] = {}
+    weights: list[Outgoing] = []
     bits_of_layer: dict[str, int] = {}
-    for done, move in enumerate(moves):
-        report(0.1 + 0.5 * done / len(moves), "converting the weights")
-        parts, bits = _convert(metadata, tensors, move, shape)
-        weights.update(parts)
+    for move in moves:
+        parts, bits = _prepare(metadata, tensors, move)
+        weights += parts
         if bits is not None:
-            bits_of_layer[move.name] = bits
+            bits_of_layer[layer_name(move)] = bits
 
     destination.mkdir(exist_ok=True)
-    weights_bytes = sum(weight.nbytes for weight in weights.values())
-    require_space(destination, weights_bytes + SPACE_FOR_THE_REST)
-    report(0.6, "writing the tokenizer")
-    _write_texts(destination, shape, tokenizer, "output.weight" in tensors, bits_of_layer)
-    report(0.7, "writing the weights")
-    try:
-        mx.save_safetensors(str(destination / "model.safetensors"), weights, metadata={"format": "mlx"})
-    except RuntimeError as error:
-        require_space(destination, weights_bytes)  # the likely cause, told with its numbers
-        raise ModelStoreError(f"{destination}: the weights could not be written: {error}") from error
+    total_bytes = sum(weight.size_bytes for weight in weights)
+    require_space(destination, total_bytes + SPACE_FOR_THE_REST)
+    report(0.1, "writing the tokenizer")
+    if quantization := quantization_config(bits_of_layer):
+        config["quantization"] = quantization
+    _write_texts(destination, config, tokenizer)
+    write_safetensors(
+        destination / "model.safetensors",
+        weights,
+        lambda done_bytes: report(0.2 + 0.8 * done_bytes / total_bytes, "converting the weights"),
+    )
     report(1.0, "written")
     return metadata.text("general.license", default="")
 
 
-def _read_gguf(source: Path) -> tuple[dict[str, mx.array], GgufMetadata]:
-    tensors: dict[str, mx.array]
-    values: dict[str, Any]
-    try:
-        # mypy: the return type depends on the arguments, which mlx's stubs do not express
-        tensors, values = mx.load(  # type: ignore[assignment]
-            str(source), format="gguf", return_metadata=True
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ModelFilesInvalid(source, f"cannot be read as GGUF: {error}") from error
-    return tensors, GgufMetadata(source, {key: _plain(value) for key, value in values.items()})
-
-
-def _plain(value: Any) -> MetadataValue:
-    """What mlx reads: strings and lists of them as they are, numbers as arrays of 0 or 1 dimensions."""
-    plain: Any = value.tolist() if isinstance(value, mx.array) else value
-    return plain  # type: ignore[no-any-return]
-
-
-def _refuse_other_tensors(metadata: GgufMetadata, tensors: Mapping[str, mx.array], moves: list[TensorMove]) -> None:
+def _refuse_other_tensors(metadata: GgufMetadata, tensors: Mapping[str, GgufTensor], moves: list[TensorMove]) -> None:
     """A tensor nobody asks for would be left out of the computation, and the answers would be wrong."""
-    known = {f"{move.gguf_name}.{part}" for move in moves for part in ("weight", "scales", "biases")}
-    if others := sorted(set(tensors) - known):
+    if others := sorted(set(tensors) - {move.gguf_name for move in moves}):
         raise metadata.refusal(f"it holds tensors this importer does not understand: {', '.join(others[:4])}")
 
 
-def _convert(
-    metadata: GgufMetadata, tensors: Mapping[str, mx.array], move: TensorMove, shape: LlamaShape
-) -> tuple[dict[str, mx.array], int | None]:
-    """The tensor's arrays by their new names, and its bits when it is quantised."""
-    found = {part: tensors.get(f"{move.gguf_name}.{part}") for part in ("weight", "scales", "biases")}
-    parts = {part: array for part, array in found.items() if array is not None}
-    bits = _bits(parts, move)
-    if bits is None and (set(parts) != {"weight"} or parts["weight"].shape != move.shape):
-        shapes = {part: array.shape for part, array in parts.items()}
-        raise metadata.refusal(f"{move.gguf_name} should have the shape {move.shape} and has {shapes or 'none'}")
-    if move.rope_heads:
-        # quantisation groups lie along a row, so whole rows move without touching a number
-        rows = mx.array(half_order_rows(move.rope_heads, shape.head_dim))
-        parts = {part: array[rows] for part, array in parts.items()}
-    converted = {f"{move.name}.{part}": _without_needless_float32(array) for part, array in parts.items()}
-    if not all(mx.isfinite(array).all() for array in converted.values()):
-        raise metadata.refusal(f"{move.gguf_name} holds numbers that are not finite")
-    return converted, bits
+def _prepare(
+    metadata: GgufMetadata, tensors: Mapping[str, GgufTensor], move: TensorMove
+) -> tuple[list[Outgoing], int | None]:
+    """What `moved_tensor` says, with refusals that name the tensor."""
+    tensor = tensors.get(move.gguf_name)
+    if tensor is None or tensor.shape != move.shape:
+        found = "none" if tensor is None else str(tensor.shape)
+        raise metadata.refusal(f"{move.gguf_name} should have the shape {move.shape} and has {found}")
+    return moved_tensor(tensor, move, metadata.refusal)
 
 
-def _bits(parts: Mapping[str, mx.array], move: TensorMove) -> int | None:
-    """4 or 8 when the arrays are one matrix quantised in groups of 32 inputs, else None."""
-    if set(parts) != {"weight", "scales", "biases"} or len(move.shape) != 2:
-        return None
-    rows, inputs = move.shape
-    groups = (rows, inputs // GGUF_GROUP_SIZE)
-    if parts["scales"].shape != groups or parts["biases"].shape != groups:
-        return None
-    packed: dict[tuple[int, ...], int] = {(rows, inputs * bits // 32): bits for bits in (4, 8)}
-    return packed.get(parts["weight"].shape)
-
-
-def _without_needless_float32(array: mx.array) -> mx.array:
-    """As float16 if that keeps every value: one float32 norm would promote all activations after it."""
-    if array.dtype != mx.float32:
-        return array
-    narrow = array.astype(mx.float16)
-    return narrow if mx.array_equal(narrow.astype(mx.float32), array) else array
-
-
-def _write_texts(
-    destination: Path,
-    shape: LlamaShape,
-    tokenizer: GgufTokenizer,
-    has_output: bool,
-    bits_of_layer: dict[str, int],
-) -> None:
+def _write_texts(destination: Path, config: Mapping[str, object], tokenizer: GgufTokenizer) -> None:
     """The folder's four JSON files."""
-    config: dict[str, object] = {
-        **shape.config(),
-        **tokenizer.special_ids(),
-        "tie_word_embeddings": not has_output,
-    }
-    if quantization := quantization_config(bits_of_layer):
-        config["quantization"] = quantization
     files: dict[str, dict[str, object]] = {
-        "config.json": config,
-        "generation_config.json": {**tokenizer.special_ids(), "eos_token_id": tokenizer.stop_ids()},
-        "tokenizer_config.json": tokenizer.config(shape),
+        "config.json": {**config, **tokenizer.special_ids()},
+        "generation_config.json": {**tokenizer.special_ids(), "eos_token_id": tokenizer.stop_ids},
+        "tokenizer_config.json": tokenizer.config(),
     }
     for name, content in files.items():
         (destination / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -164,7 +101,6 @@ def _write_texts(
 def main(arguments: list[str]) -> int:
     """The child process: returns its exit code."""
     source, destination = (Path(argument) for argument in arguments)
-    mx.set_default_device(mx.cpu)  # the accelerator belongs to the parent
     try:
         with disk_errors_explained(destination):
             licence = import_gguf(source, destination, _say_progress)

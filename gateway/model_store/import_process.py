@@ -74,7 +74,7 @@ def _follow(child: "subprocess.Popen[str]", report: Report) -> tuple[ImporterLin
         try:
             last_line = msgspec.json.decode(text, type=ImporterLine)
         except msgspec.DecodeError:
-            last_words = text.strip() or last_words  # a traceback, or mlx's C reader complaining
+            last_words = text.strip() or last_words  # a traceback, or a library complaining
             continue
         if not last_line.error:
             report(last_line.fraction, last_line.doing)

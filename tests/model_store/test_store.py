@@ -196,8 +196,8 @@ def read_until(process: "subprocess.Popen[str]", line: str) -> None:
 
 
 def test_two_processes_import_once(file: Path, root: Path) -> None:
-    first = start_process(root, file, stop_at="writing the weights")
-    read_until(first, "writing the weights")
+    first = start_process(root, file, stop_at="writing the tokenizer")
+    read_until(first, "writing the tokenizer")
     second = start_process(root, file)
     read_until(second, "waiting for another process that works on this model")
 
