@@ -1,0 +1,201 @@
+"""One encoder as the event loop sees it: give it texts in tokens, get vectors."""
+
+import asyncio
+import itertools
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.config import EngineConfig, HardwareConfig
+from gateway.engine.encoders.encoder_config import EncoderConfig
+from gateway.engine.encoders.tokenizer import EncoderInput
+from gateway.engine.mlx_thread import MlxThread
+from gateway.engine.process_memory import ProcessMemory
+from gateway.errors import GatewayError, ModelUnavailable, Overloaded, ShuttingDown
+from gateway.hardware.blas import Blas
+
+if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
+    from gateway.engine.encoders.encoder_loop import EncoderLoop, EncoderReport
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderReady:
+    """What a load reports: the backend in words, and the weights' bytes in memory."""
+
+    backend: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    vectors: "asyncio.Future[NDArray[np.float32]]"
+    tokens: int
+
+
+class Embedder:
+    """Belongs to the event loop; `_worker` alone belongs to the MLX thread.
+
+    Texts may be given while the model loads: they wait in the thread's command queue.
+    """
+
+    def __init__(self, model_id: str, thread: MlxThread, memory: ProcessMemory, config: EngineConfig) -> None:
+        self._model_id = model_id
+        self._thread = thread
+        self._memory = memory
+        self._most_requests = config.max_running + config.max_waiting
+        self._event_loop = asyncio.get_running_loop()
+        self._tickets = itertools.count(1)
+        self._outstanding: dict[int, _Outstanding] = {}
+        self._seconds_per_token = 0.0
+        self._failure: GatewayError | None = None
+        self._worker: EncoderLoop | None = None
+        self._broken = asyncio.Event()
+        self._wanted: Callable[[], None] | None = None  # while there are no weights
+
+    @property
+    def failure(self) -> GatewayError | None:
+        """Why this engine takes no requests, if it does not."""
+        return self._failure
+
+    @property
+    def busy(self) -> bool:
+        """Some request has not ended."""
+        return bool(self._outstanding)
+
+    def load(
+        self,
+        folder: Path,
+        config: EncoderConfig,
+        context_tokens: int,
+        hardware: HardwareConfig,
+        blas: Blas,
+        progress: Callable[[float], None],
+    ) -> Awaitable[EncoderReady]:
+        """Loads the weights on the MLX thread and starts to compute for whoever waits. Texts that are given from this
+        call on are computed.
+
+        Texts have at most `context_tokens`. `progress` is called on the event loop with a fraction. Raises what loading
+        raised; the engine is then of no use and `fail` must be called.
+        """
+
+        def progress_or_stop(fraction: float) -> None:
+            if self._thread.stopping:
+                raise ShuttingDown
+            self._event_loop.call_soon_threadsafe(progress, fraction)
+
+        def report(report: "EncoderReport") -> None:
+            self._event_loop.call_soon_threadsafe(self._deliver, report)
+
+        def on_thread() -> EncoderReady:
+            from gateway.engine.encoders.encoder_loop import EncoderLoop
+            from gateway.engine.encoders.text_encoder import load_encoder
+            from gateway.hardware.backend import detect_backend
+
+            self._worker = None  # after a breakdown: its model must go before the new one comes
+            backend = detect_backend(hardware, blas)
+            ledger = self._memory.ledger()
+            model = load_encoder(folder, config, backend.dtype, progress_or_stop)
+            worker = EncoderLoop(model, self._model_id, ledger, report)
+            worker.calibrate(context_tokens)
+            if ledger.most_bytes(ledger.work_space_bytes) < 0:
+                worker.release()
+                raise ModelUnavailable(
+                    f"The model's weights ({model.weight_bytes / 2**20:.0f} MiB) and its work space do not fit into "
+                    f"what is left of the memory budget of {ledger.budget_bytes / 2**20:.0f} MiB. Raise "
+                    "hardware.memory_bytes or hardware.memory_fraction, or set a lower context_tokens."
+                )
+            self._worker = worker
+            self._thread.add_worker(worker)
+            return EncoderReady(str(backend), model.weight_bytes)
+
+        self._wanted = None
+        return asyncio.wrap_future(self._thread.run(on_thread))
+
+    def unloaded(self, wanted: Callable[[], None]) -> None:
+        """There are no weights: the next request calls `wanted`, which must call `load` before it returns."""
+        self._wanted = wanted
+
+    async def unload(self, wanted: Callable[[], None]) -> None:
+        """Gives up the weights. Nobody may be `busy` with it; `wanted` is called as `unloaded` says."""
+        self.unloaded(wanted)
+
+        def on_thread() -> None:
+            from gateway.hardware.memory import free_unused
+
+            worker, self._worker = self._worker, None
+            if worker:
+                self._thread.remove_worker(worker)
+                worker.release()
+            del worker
+            free_unused()
+
+        await asyncio.wrap_future(self._thread.run(on_thread))
+
+    async def encode(self, texts: Sequence[EncoderInput]) -> NDArray[np.float32]:
+        """(texts, dimensions), or (texts, 1) of a cross-encoder. Cancel it and the rest is not computed.
+
+        Raises `Overloaded` when too many wait, or why the engine cannot.
+        """
+        if self._failure:
+            raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
+        if len(self._outstanding) >= self._most_requests:
+            raise Overloaded(len(self._outstanding), self._most_requests, self._retry_after_seconds())
+        if wanted := self._wanted:
+            wanted()
+        ticket = next(self._tickets)
+        vectors = self._event_loop.create_future()
+        self._outstanding[ticket] = _Outstanding(vectors, sum(len(text.ids) for text in texts))
+        self._thread.post(lambda: self._worker.submit(ticket, texts) if self._worker else None)
+        try:
+            result: NDArray[np.float32] = await vectors
+            return result
+        finally:
+            if self._outstanding.pop(ticket, None):
+                self._thread.post(lambda: self._worker.cancel(ticket) if self._worker else None)
+
+    async def broke_down(self) -> None:
+        """Waits until the engine has closed by itself, because it could not go on."""
+        await self._broken.wait()
+
+    def recover(self) -> None:
+        """Takes requests again: they wait for the load, which must follow without an `await` in between."""
+        self._failure = None
+        self._broken.clear()
+
+    def fail(self, error: GatewayError) -> None:
+        """Ends every outstanding request with `error` and refuses new ones."""
+        self._failure = error
+        for ticket in list(self._outstanding):
+            self._settle(ticket, error)
+
+    def _deliver(self, report: "EncoderReport") -> None:
+        if report.closed:
+            self.fail(report.closed)
+            self._thread.post(self._drop_worker)
+            if not isinstance(report.closed, ShuttingDown):
+                self._broken.set()
+        elif report.outcome is not None:
+            self._seconds_per_token = report.seconds_per_token
+            self._settle(report.ticket, report.outcome)
+
+    def _settle(self, ticket: int, outcome: NDArray[np.float32] | GatewayError) -> None:
+        if (outstanding := self._outstanding.pop(ticket, None)) is None or outstanding.vectors.done():
+            return
+        if isinstance(outcome, GatewayError):
+            outstanding.vectors.set_exception(outcome)
+        else:
+            outstanding.vectors.set_result(outcome)
+
+    def _drop_worker(self) -> None:
+        """On the MLX thread: the model's memory goes with it."""
+        self._worker = None
+
+    def _retry_after_seconds(self) -> int:
+        """When those who wait should be served; 1 to 60."""
+        tokens = sum(outstanding.tokens for outstanding in self._outstanding.values())
+        return max(1, min(60, math.ceil(tokens * self._seconds_per_token)))
