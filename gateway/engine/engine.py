@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -84,6 +84,7 @@ class Engine:
         self._worker: GenerationLoop | None = None
         self._admission: Admission | None = None
         self._broken = asyncio.Event()
+        self._wanted: Callable[[], None] | None = None  # while there are no weights
 
     @property
     def failure(self) -> GatewayError | None:
@@ -95,10 +96,16 @@ class Engine:
         """The rows one request may have; more could never run together."""
         return self._config.max_running
 
-    async def load(
+    @property
+    def busy(self) -> bool:
+        """Some request has not ended."""
+        return bool(self._outstanding)
+
+    def load(
         self, folder: Path, fingerprint: bytes, hardware: HardwareConfig, blas: Blas, progress: Callable[[float], None]
-    ) -> EngineReady:
-        """Loads the weights on the MLX thread and starts generating for whoever waits.
+    ) -> Awaitable[EngineReady]:
+        """Loads the weights on the MLX thread and starts generating for whoever waits. Requests that are submitted from
+        this call on are served.
 
         `fingerprint` names what is in the folder: equal ones compute the same.
         `progress` is called on the event loop with a fraction. Raises what loading raised; the engine is then
@@ -153,21 +160,53 @@ class Engine:
                 needs is not None and needs.state,
             )
 
-        ready = await asyncio.wrap_future(self._thread.run(on_thread))
+        self._wanted = None
+        return self._loaded(asyncio.wrap_future(self._thread.run(on_thread)))
+
+    async def _loaded(self, loading: Awaitable[EngineReady]) -> EngineReady:
+        ready = await loading
         self._admission = ready.admission
         self.resumes_at_stops = ready.resumes_at_stops
         return ready
+
+    def unloaded(self, wanted: Callable[[], None]) -> None:
+        """There are no weights: the next request calls `wanted`, which must call `load` before it returns."""
+        self._wanted = wanted
+
+    async def unload(self, wanted: Callable[[], None]) -> None:
+        """Gives up the weights, and what memory has of the model's prefixes; those on disk stay.
+
+        No request may be `busy` with it. `wanted` is called as `unloaded` says.
+        """
+        self.unloaded(wanted)
+
+        def on_thread() -> None:
+            from gateway.hardware.memory import free_unused
+
+            worker, self._worker = self._worker, None
+            if worker:
+                self._thread.remove_worker(worker)
+                worker.release()
+            del worker
+            self._prefixes.close(self._model_id)
+            free_unused()
+
+        await asyncio.wrap_future(self._thread.run(on_thread))
 
     def submit(self, request: TokenRequest) -> TokenStream:
         """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
         if self._failure:
             raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
         if self._admission:
-            self._admission.check(len(request.prompt), request.reserved_tokens, len(request.seeds))
+            self._admission.check(
+                len(request.prompt), request.reserved_tokens, len(request.seeds), request.prompt_field
+            )
         rows = len(request.seeds)
         waiting = max(0, self._outstanding_rows - self._config.max_running)
         if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:
             raise Overloaded(waiting, self._config.max_waiting, self._retry_after_seconds(waiting))
+        if wanted := self._wanted:
+            wanted()
         ticket = next(self._tickets)
         stream = TokenStream(ticket, rows, self._cancel)
         self._outstanding[ticket] = _Outstanding(stream, self._event_loop.time())

@@ -141,7 +141,9 @@ class GenerationLoop:
     def submit(self, ticket: int, request: TokenRequest) -> None:
         try:
             request.check_tokens(self._vocabulary)
-            self._memory.admission.check(len(request.prompt), request.reserved_tokens, len(request.seeds))
+            self._memory.admission.check(
+                len(request.prompt), request.reserved_tokens, len(request.seeds), request.prompt_field
+            )
             if len(request.seeds) > self._row_limits.max_rows:
                 raise InvalidRequest(f"This model runs at most {self._row_limits.max_rows} choices at once.", "n")
         except InvalidRequest as error:
@@ -182,6 +184,11 @@ class GenerationLoop:
         self._report(StepReport(closed=reason))  # first: whoever waits must hear of it whatever happens next
         self._tickets.clear()
         self._owners.clear()
+        self._memory.release()
+
+    def release(self) -> None:
+        """The model goes, and nobody waits for it: its memory is others' to hold."""
+        assert not self._tickets
         self._memory.release()
 
     def _started(self) -> list[_Ticket]:
@@ -389,6 +396,7 @@ class GenerationLoop:
         self._preempted += 1
         self._batch.remove(ticket.rows.values())
         self._batch.decoding.caches.fit()
+        self._prefixes.ended(ticket.number)  # others may compute what it would have
         ticket.prompts, ticket.since = [], time.monotonic()
 
     # --- telling ----------------------------------------------------------------------------------------

@@ -17,6 +17,16 @@ def grammar_tokenizer(tokenizer: Any, vocabulary: int, end_tokens: list[int]) ->
     return LLTokenizer(TokenizerWrapper(_TextTokens(backend, vocabulary, end_tokens)), eos_token=end_tokens)
 
 
+def special_tokens(tokenizer: Any, of_llguidance: LLTokenizer) -> dict[str, int]:
+    """The tokens that no text becomes, by name."""
+    added = tokenizer.backend_tokenizer.get_added_tokens_decoder()
+    return {
+        token.content: number
+        for number, token in added.items()
+        if number < of_llguidance.vocab_size and of_llguidance.is_special_token(number)
+    }
+
+
 class _TextTokens:
     """The tokenizer as `llguidance.TokenizerWrapper` wants it, except that text never becomes a special token.
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -119,6 +120,11 @@ def _line_within(pipe: IO[bytes], seconds: float) -> bytes:
     return pipe.readline() if readable else b""
 
 
+def mark_in_trial(special_tokens: Container[str]) -> Callable[[str], int | None]:
+    """What stands for a model's special tokens in a grammar that is tried."""
+    return lambda text: _Bytes.mark if text in special_tokens else None
+
+
 def _start_child() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", "gateway.engine.grammar_trial"],
@@ -136,8 +142,9 @@ class _Bytes:
 
     eos_token_id = 256
     bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
-    special_token_ids = (256,)
+    mark = 257
+    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>", b"<mark>")
+    special_token_ids = (256, mark)
 
     def __call__(self, text: bytes) -> list[int]:
         return list(text)

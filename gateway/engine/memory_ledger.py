@@ -71,7 +71,16 @@ class MemoryLedger:
     @property
     def free_bytes(self) -> int:
         """Negative when facts (weights, a work space larger than expected) have overrun the budget."""
-        return self.budget_bytes - sum(self._lasting.values()) - sum(self._passing.values()) - self.work_space_bytes
+        return self.budget_bytes - self.lasting_bytes - self.passing_bytes - self.work_space_bytes
+
+    @property
+    def lasting_bytes(self) -> int:
+        """All models' weights."""
+        return sum(self._lasting.values())
+
+    @property
+    def passing_bytes(self) -> int:
+        return sum(self._passing.values())
 
     def held_by(self, owner: str) -> int:
         return self._lasting.get(owner, 0) + self._passing.get(owner, 0)
@@ -112,7 +121,7 @@ class MemoryLedger:
 
     def most_bytes(self, work_space_bytes: int) -> int:
         """What one owner could have beside this work space if all that does not last had gone."""
-        return self.budget_bytes - sum(self._lasting.values()) - work_space_bytes
+        return self.budget_bytes - self.lasting_bytes - work_space_bytes
 
 
 class ModelMemory:
@@ -152,12 +161,13 @@ class ModelMemory:
         return Admission(self._layout, self._ledger.most_bytes(work_space_bytes=0), self._work_bytes)
 
     def owners(self) -> dict[str, int]:
-        """Bytes by owner, for metrics."""
+        """Bytes by owner, of all models together, for metrics."""
+        prefixes = self._ledger.held_by(PREFIX_CACHE)
         return {
             "budget": self._ledger.budget_bytes,
-            "weights": self._ledger.held_by(self._weights),
-            "kv_cache": self._ledger.held_by(self._caches),
-            PREFIX_CACHE: self._ledger.held_by(PREFIX_CACHE),
+            "weights": self._ledger.lasting_bytes,
+            "kv_cache": self._ledger.passing_bytes - prefixes,
+            PREFIX_CACHE: prefixes,
             "work_space": self._ledger.work_space_bytes,
             "free": max(0, self._ledger.free_bytes),
         }
@@ -191,15 +201,20 @@ class Admission:
         """Whether a request would fit if it were alone."""
         return self._needed_bytes(prompt_tokens, max_tokens, choices) <= self.available_bytes
 
-    def check(self, prompt_tokens: int, max_tokens: int, choices: int) -> None:
-        """Raises `RequestTooLarge` for a request that would not fit if it were alone."""
+    def check(self, prompt_tokens: int, max_tokens: int, choices: int, prompt_field: str = "messages") -> None:
+        """Raises `RequestTooLarge` for a request that would not fit if it were alone.
+
+        `prompt_field` is what the client calls the prompt.
+        """
         if not self.fits(prompt_tokens, max_tokens, choices):
             longest = prompt_tokens + max_tokens
             needed = self._needed_bytes(prompt_tokens, max_tokens, choices)
             fitting = self.layout.tokens_that_fit(
                 self.available_bytes, choices, at_most=longest, beside=self.work_bytes
             )
-            raise RequestTooLarge(prompt_tokens, max_tokens, choices, needed, self.available_bytes, fitting)
+            raise RequestTooLarge(
+                prompt_tokens, max_tokens, choices, needed, self.available_bytes, fitting, prompt_field
+            )
 
     def _needed_bytes(self, prompt_tokens: int, max_tokens: int, choices: int) -> int:
         longest = prompt_tokens + max_tokens

@@ -18,6 +18,8 @@ Command = Callable[[], None]
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 1.0
+
 
 class Worker(Protocol):
     """Something the thread steps. `step` and `close` are called on the MLX thread only."""
@@ -32,10 +34,18 @@ class Worker(Protocol):
         """Ends everything it still holds; `error` says why it cannot go on, None at shutdown."""
 
 
+def do_nothing() -> None:
+    pass
+
+
 class MlxThread:
     """Start it once, `stop` it once. `post` and `run` may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, when_idle: Command = do_nothing, idle_seconds: float = IDLE_SECONDS) -> None:
+        """`when_idle` is run on the thread whenever it has had nothing to do for so long since its last step."""
+        self._when_idle = when_idle
+        self._idle_seconds = idle_seconds
+        self._stepped = False  # since `when_idle` was run last
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._workers: list[Worker] = []
         self._stopping = threading.Event()
@@ -77,6 +87,10 @@ class MlxThread:
         """Only on the MLX thread."""
         self._workers.append(worker)
 
+    def remove_worker(self, worker: Worker) -> None:
+        """Only on the MLX thread; the worker is not closed."""
+        self._workers.remove(worker)
+
     def stop(self) -> None:
         """Closes all workers and ends the thread after its present step. Blocks until it has ended."""
         self._stopping.set()
@@ -107,20 +121,34 @@ class MlxThread:
         wait = not any(worker.has_work for worker in self._workers)
         while True:
             try:
-                command = self._commands.get(block=wait)
+                command = self._next_command() if wait else self._commands.get_nowait()
             except queue.Empty:
                 return True
             if command is None:
                 return False
-            try:
-                command()
-            except Exception:
-                log.exception("a command failed; the thread goes on")
+            self._run_command(command)
             wait = False
+
+    def _next_command(self) -> Command | None:
+        """Waits for it."""
+        if self._stepped:
+            try:
+                return self._commands.get(timeout=self._idle_seconds)
+            except queue.Empty:
+                self._stepped = False
+                self._run_command(self._when_idle)
+        return self._commands.get()
+
+    def _run_command(self, command: Command) -> None:
+        try:
+            command()
+        except Exception:
+            log.exception("a command failed; the thread goes on")
 
     def _step_workers(self) -> None:
         """In a frame of its own, so that nothing holds on to a worker (and its model) that has been closed."""
         for worker in list(self._workers):
+            self._stepped = True
             self._step(worker)
 
     def _step(self, worker: Worker) -> None:

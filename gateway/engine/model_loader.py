@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx_lm.utils
 from mlx.utils import tree_flatten
 
+from gateway.engine.text_limit import longest_token_bytes
 from gateway.errors import ModelFilesInvalid, UntrustedModel
 
 UNSTATED_CONTEXT_TOKENS = 4096
@@ -24,14 +25,20 @@ UNSTATED_CONTEXT_TOKENS = 4096
 class TextSide:
     """What is needed to understand a request before the weights are there.
 
-    `tokenizer` is an mlx-lm `TokenizerWrapper`; generation ends at one of `end_tokens`. Token ids are below
-    `vocabulary`: a tokenizer may have more than its model.
+    `template` is the text of the chat template, of several the one for tools. `tokenizer` is an mlx-lm
+    `TokenizerWrapper`; generation ends at one of `end_tokens`. Token ids are below `vocabulary`: a tokenizer may have
+    more than its model. No token stands for more than `longest_token_bytes` of text. `architecture` is what the config
+    calls the model's type; its weights have `quantization_bits` each, 0 if they are not quantised.
     """
 
     tokenizer: Any
+    template: str
     vocabulary: int
+    longest_token_bytes: int
     context_tokens: int
     end_tokens: frozenset[int]
+    architecture: str = ""
+    quantization_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,22 @@ def load_text_side(folder: Path) -> TextSide:
     if not tokenizer.has_chat_template:
         raise ModelFilesInvalid(folder, "the tokenizer has no chat template, so the model cannot hold a conversation")
     return TextSide(
-        tokenizer, _vocabulary(config, tokenizer), _context_tokens(config), frozenset(tokenizer.eos_token_ids)
+        tokenizer,
+        _template_text(tokenizer),
+        _vocabulary(config, tokenizer),
+        longest_token_bytes(tokenizer.backend_tokenizer),
+        _context_tokens(config),
+        frozenset(tokenizer.eos_token_ids),
+        str(config.get("model_type", "")),
+        _quantization_bits(config),
     )
+
+
+def _template_text(tokenizer: Any) -> str:
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        templates = templates.get("tool_use") or templates.get("default") or ""
+    return templates if isinstance(templates, str) else ""
 
 
 def load_model(folder: Path, dtype: mx.Dtype | None, progress: Callable[[float], None]) -> LoadedModel:
@@ -102,6 +123,12 @@ def _vocabulary(config: dict[str, Any], tokenizer: Any) -> int:
     of_tokenizer: int = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
     stated = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     return min(of_tokenizer, int(stated)) if isinstance(stated, int) and stated > 0 else of_tokenizer
+
+
+def _quantization_bits(config: dict[str, Any]) -> int:
+    stated = config.get("quantization")
+    bits = stated.get("bits") if isinstance(stated, dict) else None
+    return bits if isinstance(bits, int) else 0
 
 
 def _context_tokens(config: dict[str, Any]) -> int:

@@ -28,6 +28,7 @@ class TokenRequest:
     one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
     `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
     `message_ends` are places in the prompt from which a later one may go on otherwise: where its last messages end.
+    `prompt_field` is what the client calls the prompt.
     """
 
     prompt: list[int]
@@ -41,6 +42,7 @@ class TokenRequest:
     session: str = ""
     expected_tokens: int | None = None
     message_ends: tuple[int, ...] = ()
+    prompt_field: str = "messages"
 
     @property
     def reserved_tokens(self) -> int:
@@ -48,16 +50,17 @@ class TokenRequest:
         return self.max_tokens if self.expected_tokens is None else min(self.expected_tokens, self.max_tokens)
 
     def check_tokens(self, vocabulary: int) -> None:
-        """Raises `InvalidRequest` for an empty prompt, and for ids that are not below `vocabulary`.
+        """Raises `InvalidRequest` for an empty prompt and for ids not below `vocabulary`.
 
         A tokenizer may have more tokens than its model, and mlx does not check indices: it would read foreign memory.
         """
         if not self.prompt:
-            raise InvalidRequest("The messages render to an empty prompt; write something.", "messages")
-        for param, tokens in (("messages", self.prompt), ("logit_bias", self.sampling.logit_bias)):
+            raise InvalidRequest(f"There are no tokens in {self.prompt_field}; write something.", self.prompt_field)
+        for field_name, tokens in ((self.prompt_field, self.prompt), ("logit_bias", self.sampling.logit_bias)):
             if (largest := max(tokens, default=0)) >= vocabulary:
                 raise InvalidRequest(
-                    f"{param} holds token {largest}, but this model's tokens are 0 to {vocabulary - 1}.", param
+                    f"{field_name} holds token {largest}, but this model's tokens are 0 to {vocabulary - 1}.",
+                    field_name,
                 )
 
 

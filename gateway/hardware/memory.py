@@ -3,6 +3,7 @@
 Reads and limits mlx's allocator: call it on the MLX thread.
 """
 
+import ctypes
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -117,6 +118,18 @@ def limit_allocator(budget_bytes: int) -> int:
     if before < limit:
         mx.set_cache_limit(before)
     return min(before, limit)
+
+
+def free_unused() -> None:
+    """Gives freed memory back to the system: the buffers that mlx keeps for reuse, and what the C library keeps.
+
+    glibc returns the free end of its heap only, and after a while allocates even large buffers there (mallopt(3),
+    M_MMAP_THRESHOLD), so that one small block above them keeps them all. `malloc_trim` returns every free page.
+    """
+    mx.clear_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def _files_up(mounted_at: Path, own_group: str, name: str) -> Iterable[Path]:

@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gateway.engine.constraint import COMPILED_GRAMMARS_KEPT, CompiledGrammar, Constraint, GrammarCompiler, allows
+from gateway.engine.constraint import CompiledGrammar, allows
+from gateway.engine.grammar_compiler import COMPILED_GRAMMARS_KEPT, GrammarCompiler
 from gateway.errors import GenerationFailed, GrammarsUnavailable, InvalidRequest, UnsupportedParameter
+from gateway.generation.grammar import Exactly, FreeText, InOrder, OneOf, Preferably, Repeated, Shape
 from gateway.generation.request import Grammar
-
-END = 2  # <|im_end|>
-SECOND_END = 0  # <|endoftext|>
-MOST_TOKENS = 400
+from tests.random_answers import END, SECOND_END, random_answer, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -47,40 +46,6 @@ def special_tokens(side: Any) -> set[int]:
 
 def schema_grammar(schema: Any) -> Grammar:
     return Grammar("json_schema", json.dumps(schema))
-
-
-def tokens_of(mask: np.ndarray) -> list[int]:
-    found: list[int] = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")).tolist()
-    return found
-
-
-def random_answer(side: Any, constraint: Constraint, seed: int, special: set[int]) -> str:
-    """Text of a random walk along the masks, which prefers to close what is open, and ends with an end token."""
-    choose = random.Random(seed)
-    closing = [side.tokenizer.encode(text, add_special_tokens=False)[0] for text in ('"', '"}', "}", "]", '",', '"]')]
-    answer: list[int] = []
-    while True:
-        mask = constraint.mask()
-        allowed = tokens_of(mask)
-        assert mask.dtype == np.uint32
-        assert mask.size == -(-side.vocabulary // 32)
-        assert max(allowed) < side.vocabulary
-        may_end = END in allowed
-        assert (SECOND_END in allowed) == may_end
-        must_end = set(allowed) == {END, SECOND_END}
-        if may_end and (must_end or choose.random() < 0.3):
-            constraint.advance(choose.choice([END, SECOND_END]))
-            assert set(tokens_of(constraint.mask())) == {END, SECOND_END}
-            text: str = side.tokenizer.decode(answer)
-            return text
-        assert not special.intersection(allowed) - {END, SECOND_END}
-        usable = [token for token in allowed if token not in (END, SECOND_END)]
-        preferred = [token for token in closing if allows(mask, token)]
-        hurry = len(answer) / MOST_TOKENS
-        token = choose.choice(preferred if preferred and choose.random() < 0.2 + hurry else usable)
-        constraint.advance(token)
-        answer.append(token)
-        assert len(answer) < 4 * MOST_TOKENS
 
 
 def text_tokens(side: Any, text: str) -> list[int]:
@@ -606,3 +571,180 @@ def test_a_trial_process_that_cannot_start_is_not_the_grammars_fault(monkeypatch
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(GrammarsUnavailable, match="status 1"):
         grammar_trial.GrammarTrial().why_refused("{}")
+
+
+# --- answers composed of parts ---------------------------------------------------------------------------
+
+SPECIAL, START = "<|im_start|>", 1
+JSON_LIST = schema_grammar({"type": "array", "maxItems": 0})
+
+
+def fits(compiler: GrammarCompiler, shape: Shape, tokens: Sequence[int]) -> bool:
+    """Whether these tokens are a whole answer."""
+    return compiler.compile(shape).start().masks_along([*tokens, END])[0] == len(tokens) + 1
+
+
+def test_a_mark_that_is_a_special_token_is_that_token_alone(side: Any, compiler: GrammarCompiler) -> None:
+    spelled = [token for letter in SPECIAL for token in text_tokens(side, letter)]
+    for shape in (
+        InOrder((Exactly(SPECIAL), JSON_LIST)),
+        InOrder((FreeText(until=SPECIAL), JSON_LIST)),
+        Repeated(InOrder((FreeText(until=SPECIAL), JSON_LIST))),
+    ):
+        assert fits(compiler, shape, [START, *text_tokens(side, "[]")])
+        assert not fits(compiler, shape, [*spelled, *text_tokens(side, "[]")])
+    assert fits(compiler, FreeText(without=(SPECIAL,)), text_tokens(side, "Hello < im"))
+    assert not fits(compiler, FreeText(without=(SPECIAL,)), [START])
+
+
+def test_a_mark_of_text_counts_in_any_spelling(side: Any, compiler: GrammarCompiler) -> None:
+    shape = InOrder((FreeText(until="<a>"), JSON_LIST))
+    for spelling in (["x<a>[]"], ["x<", "a", ">[]"], ["x", "<", "a", ">", "[", "]"]):
+        tokens = [token for text in spelling for token in text_tokens(side, text)]
+        assert fits(compiler, shape, tokens), spelling
+    assert not fits(compiler, shape, text_tokens(side, "x<a> and <a>[]"))
+
+
+def test_a_text_holds_and_begins_with_no_mark_that_is_excluded(side: Any, compiler: GrammarCompiler) -> None:
+    shape = FreeText(without=("<a/>",), not_beginning=("[b]", "c.\n"))
+    for text, right in {
+        "": True,
+        "<a": True,
+        "x <a/> y": False,
+        "[b": True,
+        "x [b]": True,
+        "[b] x": False,
+        " \n[b] x": False,
+        "c.\n": False,
+        "cx\n": True,
+    }.items():
+        assert fits(compiler, shape, text_tokens(side, text)) == right, text
+
+
+@pytest.mark.parametrize("closing", ["</end>", SPECIAL])
+def test_a_text_is_closed_when_its_tokens_are_spent(side: Any, compiler: GrammarCompiler, closing: str) -> None:
+    mark = text_tokens(side, closing) if closing != SPECIAL else [START]
+    for opening in ("", "<b>"):
+        text = FreeText(until=closing, most_tokens=3)
+        shape: Shape = InOrder((text, JSON_LIST))
+        if opening:
+            shape = OneOf((InOrder((Exactly(opening), text, JSON_LIST)), FreeText(not_beginning=(opening,))))
+        place = compiler.compile(shape).start()
+        for token in text_tokens(side, opening):
+            place.advance(token)
+        for token in text_tokens(side, " one two three"):
+            assert allows(place.mask(), token)
+            assert not place.forced(1)
+            place.advance(token)
+        assert place.forced(20)[: len(mark)] == mark
+        for token in [*mark, *text_tokens(side, "[]")]:
+            assert allows(place.mask(), token)
+            place.advance(token)
+        assert tokens_of(place.mask()) == [SECOND_END, END]
+
+
+def test_a_mark_that_had_begun_is_completed(side: Any, compiler: GrammarCompiler) -> None:
+    place = compiler.compile(InOrder((FreeText(until="</end>", most_tokens=2), JSON_LIST))).start()
+    for token in text_tokens(side, "x</"):
+        place.advance(token)
+    assert side.tokenizer.decode(place.forced(20)).startswith("end>")
+
+
+def test_a_character_that_had_begun_is_completed_before_the_mark(side: Any, compiler: GrammarCompiler) -> None:
+    bird = text_tokens(side, "🦜")
+    assert len(bird) > 2
+    place = compiler.compile(InOrder((FreeText(until="</end>", most_tokens=1), JSON_LIST))).start()
+    for token in bird:
+        assert not place.forced(1)
+        place.advance(token)
+    assert side.tokenizer.decode(place.forced(20)).startswith("</end>")
+
+
+def test_a_text_that_is_closed_in_time_has_no_limit_behind_it(side: Any, compiler: GrammarCompiler) -> None:
+    shape: Shape = InOrder((FreeText(until="</end>", most_tokens=3), FreeText()))
+    assert fits(compiler, shape, text_tokens(side, "a</end>" + 20 * " word"))
+    shape = OneOf(
+        (InOrder((Exactly("<b>"), FreeText(until="</end>", most_tokens=3))), FreeText(not_beginning=("<b>",)))
+    )
+    assert fits(compiler, shape, text_tokens(side, "<i>" + 20 * " word"))
+
+
+def test_alternatives_that_begin_alike_are_told_apart_later(side: Any, compiler: GrammarCompiler) -> None:
+    schemas = [{"type": "object", "properties": {"a": {"const": value}}, "required": ["a"]} for value in (1, "x")]
+    shape = OneOf(tuple(schema_grammar(schema) for schema in schemas))
+    for text, right in {'{"a": 1}': True, '{"a": "x"}': True, '{"a": 2}': False}.items():
+        assert fits(compiler, shape, text_tokens(side, text)) == right, text
+
+
+def test_every_kind_of_grammar_can_be_a_part(side: Any, compiler: GrammarCompiler) -> None:
+    for grammar, text in (
+        (Grammar("regex", r"[a-c]+/\d"), "abc/1"),
+        (Grammar("choice", '["yes", "no"]'), "yes"),
+        (Grammar("lark", 'start: "a" inner\ninner: "b"+'), "abb"),
+        (Grammar("json_object"), '{"a": [1]}'),
+    ):
+        shape = InOrder((FreeText(until="</t>"), OneOf((Exactly("call"), grammar))))
+        assert fits(compiler, shape, text_tokens(side, f"x</t>{text}")), grammar
+        assert fits(compiler, shape, text_tokens(side, "x</t>call")), grammar
+        assert not fits(compiler, shape, text_tokens(side, "x</t>?")), grammar
+
+
+BAD, WORSE = schema_grammar({"type": "object", "if": {}}), schema_grammar({"type": "integer", "multipleOf": 1000003})
+
+
+@pytest.mark.parametrize("bad", [BAD, WORSE, Grammar("json_schema", "no JSON")])
+def test_the_part_that_cannot_be_enforced_is_named(compiler: GrammarCompiler, bad: Grammar) -> None:
+    named = Grammar(bad.kind, bad.source, "tools[1].function.parameters")
+    with pytest.raises(InvalidRequest) as caught:
+        compiler.compile(OneOf((JSON_LIST, InOrder((Exactly("x"), named)))), "tools")
+    assert caught.value.param == "tools[1].function.parameters"
+
+
+def test_what_is_preferred_gives_way_where_it_cannot_be_enforced(side: Any, compiler: GrammarCompiler) -> None:
+    anything = Grammar("json_object")
+    kept = Preferably(schema_grammar({"type": "object", "maxProperties": 0}), anything)
+    for given_up in (
+        Preferably(BAD, anything),
+        Preferably(WORSE, anything),
+        Preferably(Grammar("regex", "("), anything),
+    ):
+        shape = OneOf((InOrder((Exactly("a"), given_up)), InOrder((Exactly("b"), kept))))
+        for text, right in {'a{"x": 1}': True, "b{}": True, 'b{"x": 1}': False}.items():
+            assert fits(compiler, shape, text_tokens(side, text)) == right, text
+
+
+def test_equal_shapes_are_compiled_once(compiler: GrammarCompiler) -> None:
+    def shape(param: str) -> Shape:
+        return Repeated(InOrder((FreeText(until="<x>"), Grammar("json_schema", '{"type": "null"}', param))))
+
+    assert compiler.compile(shape("a")) is compiler.compile(shape("b"))
+
+
+def test_many_grammars_that_kill_their_trial_are_given_up_together(side: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway.engine import grammar_compiler
+    from gateway.generation.grammar import InOrder, OneOf, Preferably
+
+    monkeypatch.setattr(grammar_compiler, "TRIAL_SECONDS", 1.0)
+    compiler = GrammarCompiler(side.tokenizer, side.vocabulary, frozenset({END, SECOND_END}))
+    refuse, refused = compiler._why_refused, 0
+
+    def counting(shape: Any) -> str:
+        nonlocal refused
+        refused += 1
+        return refuse(shape)
+
+    monkeypatch.setattr(compiler, "_why_refused", counting)
+    fine = Grammar("choice", '["a"]')
+    same = OneOf((*(Preferably(HOSTILE["multiple"], fine) for _ in range(200)), InOrder((fine,))))
+    assert accepts(side, compiler.compile(same), "a")
+    assert refused <= 4
+    wishes = (schema_grammar({"type": "integer", "multipleOf": 1_000_003 + number}) for number in range(200))
+    assert accepts(side, compiler.compile(OneOf(tuple(Preferably(wish, fine) for wish in wishes))), "a")
+    assert refused <= 16
+    compiler.close()
+
+
+def test_what_was_compiled_is_known_without_compiling(compiler: GrammarCompiler) -> None:
+    grammar = Grammar("regex", "known[0-9]")
+    assert compiler.known(grammar) is None
+    assert compiler.compile(grammar) is compiler.known(grammar)

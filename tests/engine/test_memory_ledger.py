@@ -197,3 +197,9 @@ def test_the_refusal_in_words() -> None:
         "This request needs 36 MiB of memory for 1000 tokens of prompt and up to 4000 tokens of an answer, but this "
         "server can give it at most 20 MiB. Set max_tokens to at most 792."
     )
+
+
+def test_the_refusal_names_the_prompt_as_the_client_does() -> None:
+    with pytest.raises(RequestTooLarge, match=r"Shorten the prompt: ") as refused:
+        model_memory(20 * MIB).admission.check(prompt_tokens=9000, max_tokens=16, choices=1, prompt_field="prompt")
+    assert refused.value.param == "prompt"

@@ -1,6 +1,7 @@
 """The MLX thread and an engine on it, with the tiny model."""
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,6 +50,20 @@ async def read_all(stream: TokenStream) -> list[GeneratedToken]:
     while arrived := await stream.read():
         tokens += arrived
     return tokens
+
+
+def test_work_that_has_ended_is_followed_by_one_rest() -> None:
+    """Not before, not while there is more to do, and once only however long nothing comes."""
+    rested: queue.SimpleQueue[int] = queue.SimpleQueue()
+    worker = CountingWorker(breaks=False)
+    thread = MlxThread(lambda: rested.put(worker.steps), idle_seconds=0.01)
+    thread.start()
+    thread.run(lambda: None).result()
+    thread.run(lambda: thread.add_worker(worker)).result()
+    assert rested.get(timeout=10) == 3
+    thread.run(lambda: None).result()
+    thread.stop()
+    assert rested.empty()
 
 
 class CountingWorker:
