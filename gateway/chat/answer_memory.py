@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from gateway.chat.replayed_turn import calls_digest, replays, text_digest
+from gateway.chat.replayed_turn import calls_digest, replayed_digests, replays, text_digest
 from gateway.chat.splice import Place
 from gateway.generation.request import Message, ToolCall
 
@@ -26,9 +26,10 @@ class RememberedAnswer:
     ids: "array[int]"
     text: bytes
     calls: bytes
+    reasoned: bool
 
     def is_replayed_by(self, message: Message) -> bool:
-        return replays(message, self.text, self.calls)
+        return replays(message, self.text, self.calls, reasoned=self.reasoned)
 
 
 Recalled = Mapping[int, RememberedAnswer]
@@ -38,10 +39,11 @@ Recalled = Mapping[int, RememberedAnswer]
 class AnswerMemory:
     """Remembers the answers of all models, within a number of tokens; the least recently used go first.
 
-    Belongs to the event loop. An answer that calls tools is found by the ids of all its calls, in whatever session:
-    they are random, so only who got the answer knows them, and clients lose their session's name. Any other answer is
-    found by its text and by all that was said to the assistant before, only in its own session: its reasoning was
-    hidden from the others.
+    Belongs to the event loop. An answer is found only behind all that was said to the assistant before it: ids that
+    are put back take the place of the text since then, in which nothing may stand that was not there. One that calls
+    tools is found by the ids of all its calls, in whatever session: they are random, so only who got the answer knows
+    them, and clients lose their session's name. Any other answer is found by its text, only in its own session: its
+    reasoning was hidden from the others.
 
     `model` names the tokenizer: ids of one mean nothing to another. `session` must be a name that others cannot take.
     """
@@ -65,38 +67,46 @@ class AnswerMemory:
         ids: Sequence[int],
         text: str,
         calls: Sequence[ToolCall] = (),
+        *,
+        reasoned: bool = False,
     ) -> None:
         """An answer to the `messages` has ended with an end token.
 
         `place` is that of its prompt; without one the answer could not be put back, and is not remembered. `ids` are
-        all that was generated but the end token, `text` and `calls` are what the client got. An answer that was cut by
-        a stop string or a limit must not come here: its ids are not what the client got, or have no end.
+        all that was generated but the end token, `text` and `calls` are what the client got, without arguments that are
+        defaults, and it `reasoned` if reasoning came before. An answer that was cut by a stop string or a limit must
+        not come here: its ids are not what the client got, or have no end.
         """
         if place is None or not ids:
             return
         called = tuple(calls)
-        key = _call_key(model, called) if called else _text_key(model, session, _said(messages), text)
+        said = _said(messages)
+        key = _call_key(model, said, called) if called else (model, session, said, text_digest(text))
         self._forget(key)
-        self._answers[key] = answer = RememberedAnswer(place, array("I", ids), text_digest(text), calls_digest(called))
+        self._answers[key] = answer = RememberedAnswer(
+            place, array("I", ids), text_digest(text), calls_digest(called), reasoned
+        )
         self._tokens += _size(answer)
         while self._tokens > self._most_tokens:
             self._forget(next(iter(self._answers)))
 
     def recall(self, model: str, session: str, messages: Sequence[Message]) -> Recalled:
-        """What the assistant's turns may be; whether they are is for the prompt's builder to find out."""
+        """What the assistant's turns may be; whether they are is for the prompt's builder to find out.
+
+        Not those directly behind another turn of the assistant's, whose words nobody has compared.
+        """
         recalled = {}
         said = blake2b(digest_size=16)
+        before = ""
         for number, message in enumerate(messages):
-            if message.role == "assistant":
-                key = (
-                    _call_key(model, message.tool_calls)
-                    if message.tool_calls
-                    else _text_key(model, session, said.digest(), message.content)
-                )
-                if answer := self._answers.get(key):
-                    self._answers.move_to_end(key)
-                    recalled[number] = answer
+            if message.role == "assistant" and before != "assistant":
+                for key in _keys(model, session, said.digest(), message):
+                    if key in self._answers:
+                        self._answers.move_to_end(key)
+                        recalled[number] = self._answers[key]
+                        break
             _hear(said, message)
+            before = message.role
         return recalled
 
     def _forget(self, key: object) -> None:
@@ -104,12 +114,15 @@ class AnswerMemory:
             self._tokens -= _size(answer)
 
 
-def _call_key(model: str, calls: Sequence[ToolCall]) -> object:
-    return (model, frozenset(call.id for call in calls))
+def _call_key(model: str, said: bytes, calls: Sequence[ToolCall]) -> object:
+    return (model, said, frozenset(call.id for call in calls))
 
 
-def _text_key(model: str, session: str, said: bytes, text: str) -> object:
-    return (model, session, said, text_digest(text))
+def _keys(model: str, session: str, said: bytes, message: Message) -> Sequence[object]:
+    """Of the answers that the message may be: whether one reasoned is known once it is found."""
+    if message.tool_calls:
+        return (_call_key(model, said, message.tool_calls),)
+    return [(model, session, said, digest) for digest in replayed_digests(message.content, reasoned=True)]
 
 
 def _said(messages: Sequence[Message]) -> bytes:
@@ -121,7 +134,7 @@ def _said(messages: Sequence[Message]) -> bytes:
 
 def _hear(said: blake2b, message: Message) -> None:
     """The assistant's own words do not count, for clients write them anew; where it spoke does."""
-    content = "" if message.role == "assistant" else message.content.strip()
+    content = "" if message.role == "assistant" else message.content
     encoded = content.encode(errors="surrogatepass")
     said.update(f"{message.role} {len(encoded)} ".encode() + encoded)
 

@@ -1,18 +1,28 @@
 """From messages to token ids, with the model's own chat template."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from gateway.chat.answer_memory import Recalled
-from gateway.chat.chat_template import TEMPLATE_FAILURES, ChatTemplate, Turn, template_turn
+from gateway.chat.argument_defaults import without_defaults
+from gateway.chat.chat_template import TEMPLATE_FAILURES, ChatTemplate, template_options, template_turn
+from gateway.chat.fill_in import FillInEncoder, fill_in_marks
 from gateway.chat.splice import Marks, Place, common_length, misplaced, place_of, reopened
-from gateway.errors import InvalidRequest
-from gateway.generation.request import Message
+from gateway.chat.tool_prompt import Turn
+from gateway.engine.text_limit import TextLimit
+from gateway.errors import InvalidRequest, UnsupportedParameter
+from gateway.generation.request import Conversation, FillIn, Message
+
+Result = TypeVar("Result")
 
 FIRST_CHARACTERS = 256
 """Of a text, in which its first token is found; longer than tokens that are added to a vocabulary."""
+
+END_CHARACTERS = 64
+"""Of a prompt's text, which tell how its answer begins."""
 
 MOST_ATTEMPTS = 4
 """To put answers back, each without those that the one before could not place; two are rare."""
@@ -23,12 +33,15 @@ class Prompt:
     """A conversation in tokens, up to where the answer begins.
 
     A later prompt may go on otherwise from `message_ends`: where the last message begins and where it ends. `place` is
-    where the answer begins, to remember the answer with; None if it could not be found again.
+    where the answer begins, to remember the answer with; None if it could not be found again. `end` are the last
+    characters of the text. The answer to this prompt also ends with one of `end_tokens`.
     """
 
     ids: list[int]
     message_ends: tuple[int, ...] = ()
     place: Place | None = None
+    end: str = ""
+    end_tokens: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +63,75 @@ class PromptBuilder:
 
     `tokenizer` is an mlx-lm `TokenizerWrapper`. Its template runs in jinja's sandbox. Ids come from the
     underlying `tokenizers` object, which unlike the wrapper keeps no settings between calls.
+
+    Work is done on `threads`: a long prompt takes tens of milliseconds, and a template is a program of the model's
+    maker. Texts beyond the `limit` are refused with `ContextLengthExceeded`.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, limit: TextLimit, threads: Executor) -> None:
         self._tokenizer = tokenizer
-        self._template = ChatTemplate(tokenizer)
-        self._encoder = tokenizer.backend_tokenizer
+        self._limit = limit
+        self._threads = threads
 
     async def compose(
-        self, messages: Sequence[Message], recalled: Recalled | None = None, *, with_message_ends: bool = False
+        self, conversation: Conversation, recalled: Recalled | None = None, *, with_message_ends: bool = False
     ) -> Prompt:
         """The prompt of the whole conversation, in which the turns that replay an answer of `recalled` are its ids.
 
         An answer is put back only where it was written, and only if the template writes a turn's content once, before
         a token of its own. Other turns are rendered as the client sent them. What a template leaves out stays out.
 
-        Done on another thread: a long prompt takes tens of milliseconds, and a template is a program of the
-        model's maker.
-
         Raises `InvalidRequest` with the template's own words when it refuses the conversation.
         """
-        return await asyncio.to_thread(self._compose, messages, recalled or {}, with_message_ends)
+        template = ChatTemplate(self._tokenizer, template_options(conversation))
+        composer = _Composer(template, self._tokenizer.backend_tokenizer, self._limit)
+        return await self._on_thread(lambda: composer.compose(conversation, recalled or {}, with_message_ends))
 
-    def _compose(self, messages: Sequence[Message], recalled: Recalled, with_message_ends: bool) -> Prompt:
-        draft = self._with_answers(messages, recalled) or self._as_sent(messages)
+    async def encode(self, text: str, *, special: bool = True) -> Prompt:
+        """The prompt of a text that is no conversation; `special` puts before it what the model's texts begin with."""
+        self._limit.check([text], "prompt")
+        encoder = self._tokenizer.backend_tokenizer
+        encoded = await self._on_thread(lambda: encoder.encode_batch([text], add_special_tokens=special))
+        return Prompt(encoded[0].ids, end=text[-END_CHARACTERS:])
+
+    async def fill_in(self, gap: FillIn) -> Prompt:
+        """The prompt of a gap. Raises `UnsupportedParameter` if the model has no marks for it."""
+        if (marks := fill_in_marks(self._tokenizer.backend_tokenizer)) is None:
+            raise UnsupportedParameter(
+                "This model has no fill-in-the-middle tokens, so it cannot take a suffix; send the prompt alone or ask "
+                "a model that was trained for it.",
+                "suffix",
+            )
+        self._limit.check([gap.prefix, gap.suffix], "prompt")
+        encoder = FillInEncoder(self._tokenizer.backend_tokenizer, marks)
+        ids = await self._on_thread(lambda: encoder.encode(gap.prefix, gap.suffix))
+        return Prompt(ids, end_tokens=encoder.ends)
+
+    async def _on_thread(self, work: Callable[[], Result]) -> Result:
+        """Work that nobody waits for any more does not begin."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class _Composer:
+    """Composes one prompt."""
+
+    def __init__(self, template: ChatTemplate, encoder: Any, limit: TextLimit) -> None:
+        self._template = template
+        self._encoder = encoder
+        self._limit = limit
+
+    def compose(self, conversation: Conversation, recalled: Recalled, with_message_ends: bool) -> Prompt:
+        self._template = self._template.fitted([template_turn(message) for message in conversation.messages])
+        draft = self._with_answers(conversation, recalled) or self._as_sent(conversation.messages)
+        self._limit.check(draft.parts, conversation.param)
         ids = self._ids(draft)
         end = self._last_message_ends(draft)
         place = None if end is None else place_of(draft.parts[-1], draft.text[end:])
+        text_end = draft.parts[-1][-END_CHARACTERS:]
         if not with_message_ends:
-            return Prompt(ids, place=place)
+            return Prompt(ids, place=place, end=text_end)
         positions = {self._token_at(position, draft, ids) for position in (self._last_message_begins(draft), end)}
-        return Prompt(ids, tuple(sorted(position for position in positions if position)), place)
+        return Prompt(ids, tuple(sorted(position for position in positions if position)), place, text_end)
 
     def _as_sent(self, messages: Sequence[Message]) -> _Draft:
         turns = [template_turn(message) for message in messages]
@@ -92,9 +143,14 @@ class PromptBuilder:
             ) from error
         return _Draft(turns, text, [text], [])
 
-    def _with_answers(self, messages: Sequence[Message], recalled: Recalled) -> _Draft | None:
+    def _with_answers(self, conversation: Conversation, recalled: Recalled) -> _Draft | None:
         """With those answers that can be put back; None without any."""
-        answers = {number: answer for number, answer in recalled.items() if answer.is_replayed_by(messages[number])}
+        messages = conversation.messages
+        answers = {}
+        for number, answer in recalled.items():
+            calls = without_defaults(messages[number].tool_calls, conversation.tools)
+            if answer.is_replayed_by(replace(messages[number], tool_calls=calls)):
+                answers[number] = answer
         for _ in range(MOST_ATTEMPTS):
             if not answers:
                 return None

@@ -5,33 +5,51 @@ repeat the reasoning, and some drop the text beside tool calls. All else is a ch
 """
 
 import json
-import re
 from hashlib import blake2b
 
+from gateway.chat.marks_in_text import first_mark
+from gateway.chat.reasoning import KNOWN_MARKS
 from gateway.generation.request import Message, ToolCall
 
-THOUGHTS = r"(?:think|thinking|thought|reasoning|seed:think)"
-REASONING_OPENS = re.compile(rf"<{THOUGHTS}>|\[THINK\]|◁think▷")
-REASONING_CLOSES = re.compile(rf"</{THOUGHTS}>|\[/THINK\]|◁/think▷")
+CLIENTS_MARKS = (("<thought>", "</thought>"), ("<reasoning>", "</reasoning>"))
+"""That no model writes; clients put them around reasoning."""
+
+OPENINGS = tuple(marks.opening for marks in KNOWN_MARKS) + tuple(opening for opening, _ in CLIENTS_MARKS)
+CLOSINGS = tuple(marks.closing for marks in KNOWN_MARKS) + tuple(closing for _, closing in CLIENTS_MARKS)
 
 
 def visible_text(content: str) -> str:
-    """A turn's text without the reasoning that it begins with and without outer white space.
+    """A turn's text without the reasoning that it begins with and without outer white space."""
+    opening = next((mark for mark in OPENINGS if content.lstrip().startswith(mark)), None)
+    closes = first_mark(content, CLOSINGS) if opening else None
+    return _behind(content, closes) if closes else content.strip()
 
-    The mark that opens the reasoning may be missing: some templates write it into the prompt.
+
+def visible_texts(content: str, *, reasoned: bool) -> tuple[str, ...]:
+    """All that the text may be of a turn that replays an answer.
+
+    The mark that opens the reasoning may be missing, for some templates write it into the prompt. Without it the text
+    up to a closing mark is reasoning only if the answer had some: else it may be words about marks, which a client
+    changed.
     """
-    closes = REASONING_CLOSES.search(content)
-    if closes is None:
-        return content.strip()
-    opens = REASONING_OPENS.search(content, 0, closes.start())
-    if opens and content[: opens.start()].strip():
-        return content.strip()  # the answer is about such marks
-    return content[closes.end() :].strip()
+    visible = visible_text(content)
+    closes = first_mark(content, CLOSINGS) if reasoned else None
+    return (visible, _behind(content, closes)) if closes and visible == content.strip() else (visible,)
+
+
+def _behind(content: str, mark: tuple[int, str]) -> str:
+    position, closing = mark
+    return content[position + len(closing) :].strip()
 
 
 def text_digest(content: str) -> bytes:
-    """The same for all ways to replay a text."""
+    """Of an answer's text."""
     return _digest(visible_text(content))
+
+
+def replayed_digests(content: str, *, reasoned: bool) -> tuple[bytes, ...]:
+    """One of them is the answer's `text_digest` if the content replays it."""
+    return tuple(map(_digest, visible_texts(content, reasoned=reasoned)))
 
 
 def call_digest(call: ToolCall) -> bytes:
@@ -49,12 +67,13 @@ def calls_digest(calls: tuple[ToolCall, ...]) -> bytes:
     return blake2b(b"".join(sorted(map(call_digest, calls))), digest_size=16).digest()
 
 
-def replays(message: Message, text: bytes, calls: bytes) -> bool:
-    """Whether the turn is the answer whose digests are given, in a client's words."""
+def replays(message: Message, text: bytes, calls: bytes, *, reasoned: bool) -> bool:
+    """Whether the turn is the answer whose digests are given, in a client's words; `reasoned` if it had reasoning."""
     if calls_digest(message.tool_calls) != calls:
         return False
-    content = visible_text(message.content)
-    return _digest(content) == text or (bool(message.tool_calls) and not content)
+    if text in replayed_digests(message.content, reasoned=reasoned):
+        return True
+    return bool(message.tool_calls) and "" in visible_texts(message.content, reasoned=reasoned)
 
 
 def _double(number: str) -> float:

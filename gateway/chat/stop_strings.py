@@ -1,5 +1,7 @@
 """Ends an answer before the first stop string, however the text is cut into pieces."""
 
+from gateway.chat.marks_in_text import first_mark, undecided_length
+
 
 class StopStrings:
     """`feed` pieces until `stopped`, then nothing more; or `finish`.
@@ -11,17 +13,20 @@ class StopStrings:
         """`stops` are not empty; with none at all, text passes through."""
         self._stops = stops
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def feed(self, piece: str) -> str:
         """The text that is certain to precede any stop string."""
         text = self._held + piece
-        positions = [position for stop in self._stops if (position := text.find(stop)) >= 0]
-        if positions:
-            self.stopped = True
+        if found := first_mark(text, self._stops):
+            position, self.stopped_by = found
             self._held = ""
-            return text[: min(positions)]
-        keep = self._undecided_length(text)
+            return text[:position]
+        keep = undecided_length(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -29,11 +34,3 @@ class StopStrings:
         """The generation is over: what was held back is text."""
         held, self._held = self._held, ""
         return held
-
-    def _undecided_length(self, text: str) -> int:
-        """How many characters at the end of `text` begin a stop string; the longest such end."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0

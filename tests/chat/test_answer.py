@@ -9,7 +9,10 @@ from tokenizers import Tokenizer, decoders, models
 
 from gateway.chat.answer import Answer
 from gateway.chat.detokenizer import Detokenizer, TokenTexts
+from gateway.chat.output_parser import CallArguments, CallBegan, Piece, PlainParser, Said
+from gateway.chat.tool_calls.hermes import Hermes
 from gateway.engine.token_stream import GeneratedToken, TokenScores
+from gateway.generation.events import FinishReason, TextDelta, ToolArguments
 
 END_TOKEN = 2
 
@@ -85,29 +88,34 @@ def test_sentencepiece_tokens_keep_their_spaces_and_bytes(sentencepiece: Tokeniz
     assert texts.utf8(99_999) == b""
 
 
+def plain_answer(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Answer:
+    return Answer(0, Detokenizer(tokenizer), TokenTexts(tokenizer), stops, PlainParser())
+
+
 def feed(answer: Answer, ids: list[int], finish: str | None) -> tuple[str, list[str]]:
     """Text and logprob tokens of an answer that takes after every token."""
     text, tokens = "", []
     for index, token in enumerate(ids):
         last = index == len(ids) - 1
         answer.feed(GeneratedToken(0, token, TokenScores(-1.0, ()), finish if last else None))  # type: ignore[arg-type]
-        delta = answer.take()
-        text += delta.text
-        tokens += [chosen.token.text for chosen in delta.logprobs]
+        for delta in answer.take():
+            assert isinstance(delta, TextDelta)
+            text += delta.text
+            tokens += [chosen.token.text for chosen in delta.logprobs]
         if answer.finish_reason:
             break
     return text, tokens
 
 
 def test_an_end_token_adds_no_text(tokenizer: Tokenizer) -> None:
-    answer = Answer(0, tokenizer, ())
+    answer = plain_answer(tokenizer, ())
     ids = tokenizer.encode("Hello there", add_special_tokens=False).ids
     assert feed(answer, [*ids, END_TOKEN], "stop") == ("Hello there", ["Hello", " there"])
     assert answer.finish_reason == "stop"
 
 
 def test_a_stop_string_cuts_text_and_logprobs_alike(tokenizer: Tokenizer) -> None:
-    answer = Answer(0, tokenizer, ("three",))
+    answer = plain_answer(tokenizer, ("three",))
     ids = tokenizer.encode("one two three four", add_special_tokens=False).ids
     text, tokens = feed(answer, ids, "length")
     assert text == "one two "
@@ -116,8 +124,49 @@ def test_a_stop_string_cuts_text_and_logprobs_alike(tokenizer: Tokenizer) -> Non
 
 
 def test_the_beginning_of_a_stop_string_is_text_when_the_answer_ends(tokenizer: Tokenizer) -> None:
-    answer = Answer(0, tokenizer, ("five six",))
+    answer = plain_answer(tokenizer, ("five six",))
     text, tokens = feed(answer, tokenizer.encode("four five", add_special_tokens=False).ids, "length")
     assert text == "four five"
     assert tokens == ["four", " five"]
     assert answer.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason", "arguments"),
+    [
+        ('{"name": "f", "arguments": {"a": 1}}</tool_call>', "stop", "tool_calls", '{"a": 1}'),
+        ('{"name": "f", "arguments": {"a": 1}}</tool_call>', "length", "length", '{"a": 1}'),
+        ('{"name": "f", "arguments": {"a": 1', "stop", "length", '{"a": 1'),
+        ('{"name": "f", "arguments": {"a": 1', "length", "length", '{"a": 1'),
+        ('{"name": "f", "arguments": {"a": NaN}}</tool_call>', "stop", "length", '{"a": NaN}'),
+        ('{"name": "f", "arguments": [1]}</tool_call>', "stop", "length", "[1]"),
+        ('{"name": "f", "arguments": ', "stop", "tool_calls", "{}"),
+        ('{"name": "f", "arguments": ', "length", "length", ""),
+    ],
+)
+def test_a_call_that_is_not_whole_is_not_passed_off_as_one(
+    tokenizer: Tokenizer, text: str, finish: FinishReason, reason: FinishReason, arguments: str
+) -> None:
+    answer = Answer(0, Detokenizer(tokenizer), TokenTexts(tokenizer), (), Hermes().parser(()))
+    for token in tokenizer.encode(f"<tool_call>{text}", add_special_tokens=False).ids:
+        answer.feed(GeneratedToken(0, token))
+    answer.feed(GeneratedToken(0, END_TOKEN, finish="stop" if finish == "stop" else "length"))
+    assert answer.finish_reason == reason
+    assert [call.arguments for call in answer.calls] == [arguments]
+    sent = "".join(delta.text for delta in answer.take() if isinstance(delta, ToolArguments))
+    assert sent == arguments
+
+
+class CallThenText(PlainParser):
+    """Whatever is fed, first a whole call and then the text."""
+
+    def feed(self, text: str) -> list[Piece]:
+        return [CallBegan("read"), CallArguments("{}"), Said(text)]
+
+
+def test_a_stop_string_behind_a_call_ends_a_turn_that_calls(tokenizer: Tokenizer) -> None:
+    answer = Answer(0, Detokenizer(tokenizer), TokenTexts(tokenizer), ("three",), CallThenText())
+    for token in tokenizer.encode("three", add_special_tokens=False).ids:
+        answer.feed(GeneratedToken(0, token))
+    assert (answer.finish_reason, answer.stop_string, answer.ended_by_model) == ("tool_calls", "three", False)
+    assert [call.name for call in answer.calls] == ["read"]

@@ -25,6 +25,16 @@ def test_a_text_is_found_in_its_session_only() -> None:
     assert ids_recalled(memory, Message("assistant", "Because.", CALLS)) is None
 
 
+def test_a_text_behind_reasoning_is_found_without_the_mark_that_the_prompt_opened() -> None:
+    memory = AnswerMemory()
+    memory.remember("m", "s", ASKED, PLACE, [1, 2, 3], "Because.", reasoned=True)
+    recalled = memory.recall("m", "s", [*ASKED, Message("assistant", "Hm.</think>Because.")])
+    assert recalled[1].is_replayed_by(Message("assistant", "Hm.</think>Because."))
+    memory.remember("m", "s", ASKED, PLACE, [1, 2, 3], "Because.", reasoned=False)
+    recalled = memory.recall("m", "s", [*ASKED, Message("assistant", "Hm.</think>Because.")])
+    assert not recalled[1].is_replayed_by(Message("assistant", "Hm.</think>Because."))
+
+
 def test_a_text_is_found_after_the_same_words_only() -> None:
     memory = AnswerMemory()
     memory.remember("m", "s", ASKED, PLACE, [1], "Yes.")
@@ -44,6 +54,26 @@ def test_calls_are_found_by_all_their_ids_in_any_session() -> None:
     assert ids_recalled(memory, Message("assistant", "", CALLS[:1])) is None
     assert ids_recalled(memory, Message("assistant", "", CALLS), model="another") is None
     assert ids_recalled(memory, Message("assistant", "I read.")) is None  # that is no turn with calls
+
+
+def test_calls_are_found_after_the_same_words_only() -> None:
+    memory = AnswerMemory()
+    asked = (*ASKED, Message("assistant", "", CALLS[:1]), Message("tool", "Done"))
+    memory.remember("m", "s", asked, PLACE, [1], "", CALLS[1:])
+    answer = Message("assistant", "", CALLS[1:])
+    rewritten = Message("assistant", "Yes.", (ToolCall("call_1", "read", "{ }"),))
+    assert memory.recall("m", "s", [ASKED[0], rewritten, asked[2], answer])
+    for role in ("system", "user", "assistant", "tool"):
+        for number in range(len(asked) + 1):
+            changed = [*asked[:number], Message(role, "Stop"), *asked[number:]]
+            assert memory.recall("m", "s", [*changed, answer]) == {}
+    assert memory.recall("m", "s", [*asked[:2], Message("tool", "Done "), answer]) == {}
+
+
+def test_an_answer_behind_words_of_the_assistant_that_may_have_changed_is_not_found() -> None:
+    memory = AnswerMemory()
+    memory.remember("m", "s", [*ASKED, Message("assistant", "")], PLACE, [1], "", CALLS)
+    assert memory.recall("m", "s", [*ASKED, Message("assistant", "Other"), Message("assistant", "", CALLS)]) == {}
 
 
 def test_the_least_recently_used_go_first() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.chat.answer_memory import AnswerMemory
 from gateway.chat.prompt import Prompt, PromptBuilder
-from gateway.generation.request import Message, ToolCall
-from tests.chat.prompt_builders import OTHER_TOKENS, QWEN3, builder_with_template
+from gateway.generation.request import Message, Role, ToolCall
+from tests.chat.prompt_builders import OTHER_TOKENS, QWEN3, builder_with_template, conversation, encoded
 
 BuilderOf = Callable[[str], PromptBuilder]
 Rewrite = Callable[[Message, str], Message]
@@ -69,13 +69,15 @@ class Conversation:
     async def say(self, *messages: Message) -> Prompt:
         self.messages += messages
         recalled = self.memory.recall("model", self.session, self.messages)
-        return await self.builder.compose(self.messages, recalled)
+        return await self.builder.compose(conversation(self.messages), recalled)
 
     def hear(self, prompt: Prompt, reasoning: str, text: str, *calls: ToolCall) -> list[int]:
         """The model answers; its ids as the next prompt must hold them."""
         written = "".join(f'\n<tool_call>\n{{"name": "{c.name}", "arguments": {c.arguments}}}' for c in calls)
         ids = letter_by_letter(self.builder, reasoning + text + written)
-        self.memory.remember("model", self.session, self.messages, prompt.place, ids, text, calls)
+        self.memory.remember(
+            "model", self.session, self.messages, prompt.place, ids, text, calls, reasoned=bool(reasoning)
+        )
         self.messages.append(self.client(Message("assistant", text, calls), reasoning))
         return prompt.ids + ids
 
@@ -83,9 +85,9 @@ class Conversation:
 def letter_by_letter(builder: PromptBuilder, text: str) -> list[int]:
     """Ids that no tokenizer would choose for this text, as a model may."""
     pieces = re.findall("|".join(map(re.escape, OTHER_TOKENS)) + "|.", text, re.DOTALL)
-    ids = [token for piece in pieces for token in builder._encode([piece])[0]]
+    ids = [token for piece in pieces for token in encoded(builder, piece)]
     assert builder._tokenizer.decode(ids) == text
-    assert ids != builder._encode([text])[0]
+    assert ids != encoded(builder, text)
     return ids
 
 
@@ -156,7 +158,7 @@ async def test_every_prompt_goes_on_from_the_last_prompt_and_answer(
 
 async def test_a_tokenizer_that_pads_its_batches(demo_folder: Path, tmp_path: Path) -> None:
     chat = Conversation(builder_with_template(demo_folder, tmp_path / "model", QWEN3), measured_agent)
-    chat.builder._encoder.enable_padding()
+    chat.builder._tokenizer.backend_tokenizer.enable_padding()
     so_far = chat.hear(await chat.say(Message("user", "Why?")), REASONING, "Because.")
     prompt = await chat.say(Message("user", "So?"))
     assert chat.builder._tokenizer.decode(prompt.ids[len(so_far) :]) == (
@@ -194,7 +196,7 @@ async def test_what_a_client_changed_is_as_the_client_sent_it(qwen3: PromptBuild
     calls = ToolCall("call_1", "read", '{"n": 1}'), ToolCall("call_2", "read", "{}")
     chat.hear(await chat.say(Message("user", "Read")), REASONING, "Yes.", *calls)
     prompt = await chat.say(Message("tool", "Done"))
-    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
+    assert prompt.ids == (await qwen3.compose(conversation(chat.messages))).ids
 
 
 async def test_the_same_words_at_two_places_are_two_answers(qwen3: PromptBuilder) -> None:
@@ -219,7 +221,21 @@ async def test_an_answer_is_not_put_behind_another_question(qwen3: PromptBuilder
     chat = Conversation(qwen3, measured_agent)
     chat.hear(await chat.say(Message("user", "Why?")), REASONING, "Because.", *calls)
     chat.messages[0] = Message("user", "Why not?")
-    assert (await chat.say(Message("user", "So?"))).ids == (await qwen3.compose(chat.messages)).ids
+    assert (await chat.say(Message("user", "So?"))).ids == (await qwen3.compose(conversation(chat.messages))).ids
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("calls", [(), (ToolCall("call_1", "read", '{"a": 1.0}'),)])
+async def test_a_message_that_is_put_in_before_an_answer_stays(
+    qwen3: PromptBuilder, calls: tuple[ToolCall, ...], role: Role
+) -> None:
+    chat = Conversation(qwen3, measured_agent)
+    prompt = await chat.say(Message("system", "Be brief."), Message("user", "Read all the files. " * 40))
+    chat.hear(prompt, REASONING, "" if calls else "Because.", *calls)
+    chat.messages.insert(2, Message(role, "STOP: never read a.txt, it is secret."))
+    prompt = await chat.say(Message("tool", "Done"))
+    assert "never read a.txt" in qwen3._tokenizer.decode(prompt.ids)
+    assert prompt.ids == (await qwen3.compose(conversation(chat.messages))).ids
 
 
 async def test_behind_an_answer_that_was_not_put_back_the_next_one_is(qwen3: PromptBuilder) -> None:
@@ -228,7 +244,7 @@ async def test_behind_an_answer_that_was_not_put_back_the_next_one_is(qwen3: Pro
     chat.hear(await chat.say(Message("user", "Why?")), REASONING, "", ToolCall("call_1", "read", '{"a": 1.0}'))
     chat.messages[0] = Message("user", "Why not?")
     prompt = await chat.say(Message("tool", "1"))
-    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
+    assert prompt.ids == (await qwen3.compose(conversation(chat.messages))).ids
     so_far = chat.hear(prompt, REASONING, "", ToolCall("call_2", "read", '{"a": 1.0}'))
     prompt = await chat.say(Message("tool", "2"))
     assert prompt.ids[: len(so_far)] == so_far
@@ -240,7 +256,7 @@ async def test_another_session_gets_no_reasoning_but_finds_its_calls(qwen3: Prom
     chat.hear(prompt, REASONING, "Because.")
     chat.session = "another"
     prompt = await chat.say(Message("user", "Read"))
-    assert prompt.ids == (await qwen3.compose(chat.messages)).ids
+    assert prompt.ids == (await qwen3.compose(conversation(chat.messages))).ids
     so_far = chat.hear(prompt, REASONING, "", ToolCall("call_1", "read", "{}"))
     chat.session = "a third"
     prompt = await chat.say(Message("tool", ""))
@@ -251,7 +267,7 @@ async def test_a_last_turn_of_the_assistant_is_put_back_too(qwen3: PromptBuilder
     chat = Conversation(qwen3, verbatim)
     so_far = chat.hear(await chat.say(Message("user", "Why?")), REASONING, "Because.")
     prompt = await chat.builder.compose(
-        chat.messages, chat.memory.recall("model", "one", chat.messages), with_message_ends=True
+        conversation(chat.messages), chat.memory.recall("model", "one", chat.messages), with_message_ends=True
     )
     assert prompt.ids[: len(so_far)] == so_far
     decode = qwen3._tokenizer.decode
@@ -265,7 +281,7 @@ async def test_message_ends_of_a_prompt_with_answers_put_back(qwen3: PromptBuild
     chat.hear(await chat.say(Message("user", "Read")), REASONING, "", ToolCall("call_1", "read", "{}"))
     chat.messages.append(Message("tool", "Done"))
     recalled = chat.memory.recall("model", "one", chat.messages)
-    prompt = await qwen3.compose(chat.messages, recalled, with_message_ends=True)
+    prompt = await qwen3.compose(conversation(chat.messages), recalled, with_message_ends=True)
     begins, ends = prompt.message_ends
     decode = qwen3._tokenizer.decode
     assert decode(prompt.ids[begins:]) == "Done\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
@@ -294,7 +310,7 @@ async def test_where_ids_would_be_wrong_the_text_is_as_the_client_sent_it(builde
     )
     chat = Conversation(prompts, verbatim)
     chat.hear(await chat.say(Message("user", "Why?")), "", "Because it is so.")
-    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(chat.messages)).ids
+    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(conversation(chat.messages))).ids
 
 
 async def test_an_order_of_its_own_is_left_to_the_template(builder_of: BuilderOf) -> None:
@@ -302,7 +318,7 @@ async def test_an_order_of_its_own_is_left_to_the_template(builder_of: BuilderOf
     chat = Conversation(prompts, verbatim)
     for word in ("one", "two"):
         chat.hear(await chat.say(Message("user", "Why?")), "", word)
-    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(chat.messages)).ids
+    assert (await chat.say(Message("user", "So?"))).ids == (await prompts.compose(conversation(chat.messages))).ids
 
 
 async def test_what_the_template_drops_is_dropped(builder_of: BuilderOf) -> None:
@@ -314,7 +330,7 @@ async def test_what_the_template_drops_is_dropped(builder_of: BuilderOf) -> None
     chat.hear(await chat.say(Message("user", "first")), "", "dropped")
     await chat.say(Message("user", "second"))
     prompt = await chat.say(Message("user", "third"), Message("user", "fourth"))
-    assert prompt.ids == (await prompts.compose(chat.messages)).ids
+    assert prompt.ids == (await prompts.compose(conversation(chat.messages))).ids
     assert "dropped" not in prompts._tokenizer.decode(prompt.ids)
 
 
@@ -336,6 +352,21 @@ async def test_a_template_that_wants_to_see_the_calls_still_gets_other_answers_b
     assert "Yes.<|im_end|>\n<|im_start|>tool\nDone" in prompts._tokenizer.decode(prompt.ids)
 
 
+async def test_answers_go_back_into_a_conversation_whose_turns_are_joined(builder_of: BuilderOf) -> None:
+    prompts = builder_of(
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}"
+        f"{{% endif %}}{PLAIN_TURN}{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+    )
+    chat = Conversation(prompts, measured_agent)
+    prompt = await chat.say(Message("system", "Be brief."), Message("user", "Read"), Message("user", "it"))
+    so_far = chat.hear(prompt, REASONING, "", ToolCall("call_1", "read", '{"a": 1.0}'))
+    prompt = await chat.say(Message("tool", "Done"), Message("system", "Go on"), Message("user", "now"))
+    assert prompt.ids[: len(so_far)] == so_far
+    so_far = chat.hear(prompt, REASONING, "It is so.")
+    prompt = await chat.say(Message("user", "Why"), Message("user", "then?"))
+    assert prompt.ids[: len(so_far)] == so_far
+
+
 MARKUP = ["<|im_start|>", "<|im_end|>", "\n", "assistant\n", "<think>", "</think>", "\ue000'\"", "\ue001", ":1\ue001"]
 hostile_texts = st.lists(
     st.sampled_from(MARKUP) | st.text(st.characters(codec="utf-8") | st.characters(categories=["Co"]), max_size=8),
@@ -355,16 +386,16 @@ async def test_no_text_of_a_client_changes_what_is_put_back_or_is_changed_by_it(
     messages: list[Message] = []
     for question in questions:
         messages.append(Message("user", question))
-        prompt = await prompts.compose(messages, memory.recall("m", "s", messages))
-        assert prompt.ids == (await prompts.compose(messages)).ids
+        prompt = await prompts.compose(conversation(messages), memory.recall("m", "s", messages))
+        assert prompt.ids == (await prompts.compose(conversation(messages))).ids
         assert prompt.place
         text = f"Answer {len(messages)}"
-        memory.remember("m", "s", messages, prompt.place, prompts._encode([text])[0], text)
+        memory.remember("m", "s", messages, prompt.place, encoded(prompts, text), text)
         messages.append(Message("assistant", text))
         assert memory.recall("m", "another", messages) == {}
     messages.append(Message("user", "Bye"))
-    assert (await prompts.compose(messages, memory.recall("m", "s", messages))).ids == (
-        await prompts.compose(messages)
+    assert (await prompts.compose(conversation(messages), memory.recall("m", "s", messages))).ids == (
+        await prompts.compose(conversation(messages))
     ).ids
 
 
@@ -377,9 +408,9 @@ async def test_answers_of_any_text_stay_what_they_were(qwen3: PromptBuilder, tex
     so_far: list[int] = []
     for text in texts:
         messages.append(Message("user", f"{len(messages)}"))
-        prompt = await qwen3.compose(messages, memory.recall("m", "s", messages))
+        prompt = await qwen3.compose(conversation(messages), memory.recall("m", "s", messages))
         assert prompt.ids[: len(so_far)] == so_far
-        ids = [token for letter in text for token in qwen3._encode([letter])[0]]
+        ids = [token for letter in text for token in encoded(qwen3, letter)]
         memory.remember("m", "s", messages, prompt.place, ids, text)
         so_far = prompt.ids + ids if ids else []
         messages.append(Message("assistant", text))

@@ -1,10 +1,12 @@
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.chat.replayed_turn import call_digest, calls_digest, replays, text_digest, visible_text
+from gateway.chat import replayed_turn
+from gateway.chat.replayed_turn import call_digest, calls_digest, text_digest, visible_text
 from gateway.generation.request import Message, ToolCall
 
 
@@ -14,8 +16,11 @@ from gateway.generation.request import Message, ToolCall
         (" Hello\n", "Hello"),
         ("<think>\nHm\n</think>\n\nHello", "Hello"),
         ("\n<think></think>Hello", "Hello"),
-        ("Hm\n</think>\n\nHello", "Hello"),  # opened in the prompt
         ("[THINK]Hm[/THINK]Hello", "Hello"),
+        ("<|channel>thought\nHm<channel|>Hello", "Hello"),
+        ("<|open|>think<|sep|>Hm<|close|>think<|sep|>Hello", "Hello"),
+        ("<reasoning>Hm</reasoning>Hello", "Hello"),
+        ("The tag </think> closes it.", "The tag </think> closes it."),
         ("<think>cut", "<think>cut"),
         ("Write <think> and </think>.", "Write <think> and </think>."),
         ("<think>a</think>Use </think>", "Use </think>"),
@@ -80,9 +85,31 @@ def test_any_way_to_write_arguments_is_the_same(value: dict[str, object], data: 
 def test_a_turn_replays_an_answer() -> None:
     calls = call("{}"), call("{}", "call_2")
     text, digest = text_digest("Yes"), calls_digest(calls)
+    replays = partial(replayed_turn.replays, reasoned=False)
     assert replays(Message("assistant", "<think>\n</think>Yes ", calls[::-1]), text, digest)
     assert replays(Message("assistant", "", calls), text, digest)
     assert not replays(Message("assistant", "No", calls), text, digest)
     assert not replays(Message("assistant", "Yes", calls[:1]), text, digest)
     assert not replays(Message("assistant", "Yes"), text, digest)
     assert not replays(Message("assistant", ""), text, calls_digest(()))
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "reasoned", "replayed"),
+    [
+        ("Hello", "Hm\n</think>\n\nHello", True, True),  # the prompt opened the reasoning
+        ("Hello", "Hm\n</think>\n\nHello", False, False),
+        ("Hello", "Hm\n</think>\n\nHello there", True, False),
+        ("The tag `</think>` closes it.", "The tag `</think>` closes it.", False, True),
+        ("The tag `</think>` closes it.", "The tag `</think>` closes it.", True, True),
+        ("The tag `</think>` closes it.", "Hm</think>The tag `</think>` closes it.", True, True),
+        ("The tag `</think>` closes it.", "<think>Hm</think>The tag `</think>` closes it.", True, True),
+        ("The tag `</think>` closes it.", "My edited words `</think>` closes it.", False, False),
+        ("The tag `</think>` closes it.", "My edited words `</think>` closes it.", True, False),
+    ],
+)
+def test_text_before_a_bare_closing_mark_is_reasoning_only_if_there_was_some(
+    answer: str, content: str, reasoned: bool, replayed: bool
+) -> None:
+    message = Message("assistant", content)
+    assert replayed_turn.replays(message, text_digest(answer), calls_digest(()), reasoned=reasoned) == replayed

@@ -1,0 +1,39 @@
+"""How one model's text is to be read: its reasoning, its tool calls. Found in its chat template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.chat.output_parser import OutputParser, PlainParser
+from gateway.chat.reasoning import ReasoningMarks, ReasoningParser, reasoning_marks
+from gateway.chat.tool_calls.dialect import ToolDialect
+from gateway.chat.tool_calls.table import DEFAULT_DIALECT, dialect_of
+from gateway.generation.request import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    reasoning: ReasoningMarks | None = None
+    calls: ToolDialect | None = None
+
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        """Those whose text the parser must see."""
+        marks = self.reasoning.tokens if self.reasoning else ()
+        return frozenset((*marks, *(self.calls.special_tokens if self.calls else ())))
+
+    def parser(self, tools: Sequence[Tool], prompt_end: str) -> OutputParser:
+        """For one answer to a prompt whose text ends so. Without tools nothing is taken for a call."""
+        calls = self.calls if self.calls and (tools or self.calls.frames_every_answer) else None
+        parser: OutputParser = calls.parser(tools) if calls else PlainParser()
+        if self.reasoning:
+            parser = ReasoningParser(self.reasoning, parser, opened=self.reasoning.opened_in(prompt_end))
+        return parser
+
+
+PLAIN = OutputFormat()
+"""Text that goes on with a text."""
+
+
+def output_format(template: str) -> OutputFormat:
+    """Of a model with this chat template, as its folder has it; one that shows no calls is told how to write them."""
+    return OutputFormat(reasoning_marks(template), dialect_of(template) or DEFAULT_DIALECT)

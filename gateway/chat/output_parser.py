@@ -1,0 +1,70 @@
+"""What a model's text is made of: reasoning, words for the reader, and calls of tools.
+
+Each parser knows one format. It gets the text in pieces, cut anywhere, and gives what is certain by now; the pieces of
+one answer are the same however the text was cut.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Text for the reader."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegan:
+    """A tool is called; its arguments follow until another piece or the end comes."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """More of the arguments' JSON."""
+
+    text: str
+
+
+Piece = Said | Thought | CallBegan | CallArguments
+
+
+class OutputParser(Protocol):
+    """Never raises, whatever a model writes: what it cannot read is text for the reader."""
+
+    def feed(self, text: str) -> list[Piece]:
+        """What is certain of the text so far and was not given yet."""
+
+    def finish(self) -> list[Piece]:
+        """The text is over: what is left of it."""
+
+    @property
+    def saying(self) -> bool:
+        """Whether text for the reader is expected next, rather than reasoning or a call."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether more reasoning is expected next."""
+
+
+class PlainParser:
+    """Of a model that neither reasons nor calls tools: every text is for the reader."""
+
+    saying = True
+    thinking = False
+
+    def feed(self, text: str) -> list[Piece]:
+        return [Said(text)] if text else []
+
+    def finish(self) -> list[Piece]:
+        return []
