@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of the `mlx-gateway` command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_config(options.config, flags=_given_flags(options))
+        config = load_config(options.config, flags=_given_flags(options), model_sources=options.models)
         return _serve(config)
     except GatewayError as error:
         print(f"mlx-gateway: {error}", file=sys.stderr)  # noqa: T201
@@ -50,9 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", type=Path, metavar="FILE", help="a TOML file; see config.example.toml")
     serve.add_argument(
         "--model",
-        dest="model.source",
+        dest="models",
+        action="append",
+        default=[],
         metavar="ID_OR_PATH",
-        help="an mlx-lm folder, a GGUF file or a Hugging Face id (default: the demo model)",
+        help="an mlx-lm or encoder folder, a GGUF file or a Hugging Face id; may be given several times "
+        "(default: the demo model)",
     )
     serve.add_argument("--host", dest="server.host", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", dest="server.port", type=int, help="port to listen on (default: 8080)")

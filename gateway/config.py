@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,11 +95,17 @@ class Config(Section, frozen=True):
 
     server: ServerConfig = ServerConfig()
     model: ModelConfig = ModelConfig()
+    models: list[ModelConfig] = []
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     hardware: HardwareConfig = HardwareConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def offered_models(self) -> list[ModelConfig]:
+        """`[model]`, unless only `[[models]]` name any, and those."""
+        return ([self.model] if self.model.source or not self.models else []) + self.models
 
     @property
     def store_directory(self) -> Path:
@@ -121,11 +127,12 @@ def load_config(
     file: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     flags: Mapping[tuple[str, str], Any] | None = None,
+    model_sources: Sequence[str] = (),
 ) -> Config:
     """Merges all sources into one `Config`.
 
-    `flags` maps (section, key) to a value already of the right type. Raises `ConfigError` with the key's
-    name and what it accepts.
+    `flags` maps (section, key) to a value already of the right type. `model_sources`, if there are any, stand for all
+    models of the other sources. Raises `ConfigError` with the key's name and what it accepts.
     """
     tables = _read_toml(file) if file else {}
     try:
@@ -134,6 +141,7 @@ def load_config(
         config = _overlay(config, flags or {}, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"Configuration is not valid: {error}") from error
+    config = _with_models(config, model_sources)
     _check_network(config.server)
     _check_store(config)
     return config
@@ -164,6 +172,20 @@ def _overlay(config: Config, values: Mapping[tuple[str, str], Any], *, strict: b
             raise ConfigError(f"There is no setting {section}.{key}; config.example.toml lists them all.")
         tables[section][key] = value
     return msgspec.convert(tables, Config, strict=strict)
+
+
+def _with_models(config: Config, sources: Sequence[str]) -> Config:
+    """One source keeps what else is said of `[model]`."""
+    match sources:
+        case []:
+            return config
+        case [source]:
+            return msgspec.structs.replace(
+                config, model=msgspec.structs.replace(config.model, source=source), models=[]
+            )
+        case _:
+            models = [ModelConfig(source=source) for source in sources]
+            return msgspec.structs.replace(config, model=ModelConfig(), models=models)
 
 
 def _check_network(server: ServerConfig) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, load_config
+from gateway.config import Config, ModelConfig, load_config
 from gateway.errors import ConfigError
 
 
@@ -71,6 +71,22 @@ def test_the_store_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.M
 def test_a_store_that_can_be_no_folder_is_an_error(directory: str) -> None:
     with pytest.raises(ConfigError, match=r"store\.directory"):
         load_config(environment={}, flags={("store", "directory"): directory})
+
+
+def test_several_models_can_be_offered(tmp_path: Path) -> None:
+    file = write(tmp_path, '[[models]]\nsource = "a"\n[[models]]\nsource = "b"\nid = "c"\ncontext_tokens = 9\n')
+    more = [ModelConfig(source="a"), ModelConfig(source="b", id="c", context_tokens=9)]
+    assert Config().offered_models == [ModelConfig()]  # the demo model
+    assert load_config(file, {}).offered_models == more
+    first = ModelConfig(source="x")
+    assert load_config(file, {"MLX_GATEWAY_MODEL_SOURCE": "x"}).offered_models == [first, *more]
+    assert load_config(file, {}, model_sources=["x"]).offered_models == [first]
+    assert load_config(file, {}, model_sources=["", "y"]).offered_models == [ModelConfig(), ModelConfig(source="y")]
+
+
+def test_what_else_is_said_of_a_model_stays_when_a_flag_names_its_source() -> None:
+    config = load_config(environment={"MLX_GATEWAY_MODEL_ID": "mine"}, model_sources=["x"])
+    assert config.offered_models == [ModelConfig(source="x", id="mine")]
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ values come from the configuration or from fixed sets: a client cannot create a 
 
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.generation.events import FinishReason
 from gateway.generation.request import Priority
 from gateway.observability.engine_state import EngineState, PrefixUse
 
@@ -107,6 +109,13 @@ class Metrics:
             registry=registry,
         )
         self.prefixes = PrefixMetrics(registry)
+        self._encoder_requests = self._counter(
+            "mlx_gateway_encoder_requests_total", "Requests for embeddings or a ranking that were computed"
+        )
+        self._encoder_running = self._gauge(
+            "mlx_gateway_encoder_requests_running", "Requests for embeddings or a ranking that are being computed"
+        )
+        self._encoder_tokens = self._counter("mlx_gateway_encoder_tokens_total", "Tokens of these requests' texts")
         self._load_seconds = self._gauge("mlx_gateway_model_load_seconds", "How long the last load took")
         self._weight_bytes = self._gauge("mlx_gateway_model_weight_bytes", "Memory of the model's weights")
 
@@ -211,6 +220,9 @@ class ModelMetrics:
         self.first_token = metrics._first_token.labels(model_name)
         self.token_gap = metrics._token_gap.labels(model_name)
         self.duration = metrics._duration.labels(model_name)
+        self.encoder_requests = metrics._encoder_requests.labels(model_name)
+        self.encoder_running = metrics._encoder_running.labels(model_name)
+        self.encoder_tokens = metrics._encoder_tokens.labels(model_name)
         self.load_seconds = metrics._load_seconds.labels(model_name)
         self.weight_bytes = metrics._weight_bytes.labels(model_name)
         self._prefix_queries = metrics._prefix_queries.labels(model_name)
@@ -218,7 +230,7 @@ class ModelMetrics:
         self._prompt_sources = metrics._prompt_sources
         self._prefix_missed = metrics._prefix_missed
         self._model_name = model_name
-        self._ended = {reason: metrics._ended.labels(model_name, reason) for reason in ("stop", "length")}
+        self._ended = {reason: metrics._ended.labels(model_name, reason) for reason in get_args(FinishReason)}
         self._unfinished = {
             reason: metrics._unfinished.labels(model_name, reason) for reason in ("cancelled", "failed")
         }

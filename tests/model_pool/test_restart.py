@@ -16,6 +16,7 @@ from gateway.generation.request import Sampling
 from gateway.hardware.blas import REFERENCE
 from gateway.model_pool import resident_model
 from gateway.model_pool.resident_model import ModelState, ResidentModel
+from gateway.model_pool.served_model import TextModel
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
 from gateway.prefix_cache.prefix_caches import PrefixCaches
@@ -39,7 +40,7 @@ class Setting:
         memory = ProcessMemory(config.hardware)
         prefixes = PrefixCaches(config, self.thread.post)
         self.model = ResidentModel(
-            "tiny", config, ModelStore(store), self.thread, memory, prefixes, REFERENCE, self.metrics
+            "tiny", config.model, config, ModelStore(store), self.thread, memory, prefixes, REFERENCE, self.metrics
         )
         self.task = asyncio.create_task(self.model.run())
 
@@ -61,14 +62,16 @@ class Setting:
             raise RuntimeError("a defect")
 
         def on_thread() -> None:
-            worker: Any = self.model._engine._worker
+            engine: Any = self.model._engine
+            worker = engine._worker
             worker._order = fail
 
         self.thread.post(on_thread)
 
 
 async def tokens(setting: Setting) -> list[GeneratedToken]:
-    text = await setting.model.text_model()
+    text = await setting.model.serving()
+    assert isinstance(text, TextModel)
     stream = text.engine.submit(REQUEST)
     arrived: list[GeneratedToken] = []
     while more := await stream.read():
@@ -130,19 +133,34 @@ async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch
     monkeypatch.setattr(resident_model, "FIRST_WAIT_SECONDS", 0.01)
     setting = settings(restart=True)
     before = await tokens(setting)
-    load, attempts = setting.model._load_weights, 0
+    load, attempts = setting.model._begin_load, 0
 
-    async def failing_at_first(started: float) -> None:
+    def failing_at_first() -> Any:
         nonlocal attempts
         attempts += 1
         if attempts < 3:
             raise OSError("the files are gone")
-        await load(started)
+        return load()
 
-    monkeypatch.setattr(setting.model, "_load_weights", failing_at_first)
+    monkeypatch.setattr(setting.model, "_begin_load", failing_at_first)
     setting.break_engine()
     with pytest.raises(ModelUnavailable):
         await tokens(setting)
     await setting.until(ModelState.READY)
     assert attempts == 3
+    assert await tokens(setting) == before
+
+
+async def test_a_model_that_cannot_be_loaded_again_is_tried_by_whoever_asks_next(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are gone for a while; who asks meanwhile is told."""
+    setting = settings(restart=True)
+    before = await tokens(setting)
+    await setting.model.evict()
+    folder, setting.model._folder = setting.model._folder, Path("/nowhere")
+    with pytest.raises(ModelUnavailable, match="could not be loaded again"):
+        await tokens(setting)
+    assert setting.model.state is ModelState.ON_DISK
+    setting.model._folder = folder
     assert await tokens(setting) == before
