@@ -29,6 +29,13 @@ def decode_body(body: bytes, kind: type[Body]) -> Body:
         raise InvalidRequest("The request body is nested too deeply.") from error
 
 
+def ignored_fields(body: bytes, kind: type[msgspec.Struct]) -> list[str]:
+    """The names in a body that was decoded as `kind` which mean nothing here, unless their value is null."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    known = kind.__struct_encode_fields__
+    return sorted(name for name, value in fields.items() if name not in known and bytes(value) != b"null")
+
+
 def _explain(message: str) -> InvalidRequest:
     """msgspec says ``Expected `str`, got `int` - at `$.messages[0].content` ``; clients look at `param`."""
     match = WHERE.match(message)

@@ -1,60 +1,89 @@
 """OpenAI's chat completions, the way in: the request's JSON to a `TextRequest`.
 
-Source: OpenAI API reference, "Chat Completions"; top_k, min_p and repetition_penalty as in vLLM's server.
+Source: OpenAI API reference, "Chat Completions"; `reasoning`, `chat_template_kwargs` and `thinking_token_budget` as in
+vLLM's server, `enable_thinking` as in Qwen's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.generation.request import ANYONE, Grammar, Message, Origin, Role, Sampling, TextRequest
+from gateway.generation.request import (
+    ANYONE,
+    Conversation,
+    Message,
+    Origin,
+    Role,
+    TextRequest,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from gateway.protocols.content_parts import Content, text_of
+from gateway.protocols.grammar_fields import GrammarFields, grammar
 from gateway.protocols.json_body import decode_body
+from gateway.protocols.openai_tools import (
+    AllowedTools,
+    ChatTool,
+    ChatToolChoice,
+    FunctionDefinition,
+    NamedFunction,
+    chat_tools,
+    checked_choice,
+    distinct,
+    json_text,
+    to_tool,
+)
+from gateway.protocols.sampling_fields import sampling, stop_strings
 
-MAX_STOP_STRINGS = 16
-TEXT_PART_TYPES = ("text", "input_text")
+
+class CalledFunction(Struct, frozen=True):
+    name: str
+    arguments: str | dict[str, Any] | None = None
 
 
-class ContentPart(Struct, frozen=True):
-    type: str
-    text: str | None = None
+class ChatToolCall(Struct, frozen=True):
+    """Some clients leave out the type, some the id of an only call."""
+
+    function: CalledFunction
+    id: str = ""
 
 
 class ChatMessage(Struct, frozen=True):
+    """Reasoning comes back under the one name or the other, if at all."""
+
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-    tool_calls: list[Any] | None = None
+    content: Content = None
+    tool_calls: list[ChatToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: CalledFunction | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None
 
 
 class StreamOptions(Struct, frozen=True):
     include_usage: bool = False
 
 
-class JsonSchemaFormat(Struct, frozen=True):
-    """`strict` is accepted either way: the answer always matches the schema."""
+class ThinkingField(Struct, frozen=True):
+    """As GLM, DeepSeek and Anthropic write it."""
 
-    schema: dict[str, Any] | bool | None = None
-
-
-class ResponseFormat(Struct, frozen=True):
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchemaFormat | None = None
+    type: str | None = None
+    budget_tokens: Annotated[int, Meta(ge=0)] | None = None
 
 
-class StructuredOutputs(Struct, frozen=True):
-    """vLLM's newer name of the `guided_*` fields. What it says of whitespace is not the client's to choose here."""
+class ReasoningField(Struct, frozen=True):
+    """OpenRouter's and Responses' form of the same wishes."""
 
-    json: dict[str, Any] | str | None = None
-    regex: str | None = None
-    choice: list[str] | None = None
-    grammar: str | None = None
-    json_object: bool | None = None
-    structural_tag: Any = None
+    effort: str | None = None
+    enabled: bool | None = None
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
 
 
-class ChatRequest(Struct, frozen=True):
+class ChatRequest(GrammarFields, frozen=True, kw_only=True):
     """Fields that mean something here; others are ignored, as agents send many that only OpenAI's own service knows."""
 
     model: Annotated[str, Meta(min_length=1)]
@@ -63,28 +92,22 @@ class ChatRequest(Struct, frozen=True):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | list[str] | None = None
-    response_format: ResponseFormat | None = None
-    guided_json: dict[str, Any] | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
-    structured_outputs: StructuredOutputs | None = None
     prompt_cache_key: str | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
+    tools: list[ChatTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | ChatToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[FunctionDefinition] | None = None
+    function_call: Literal["auto", "none"] | NamedFunction | None = None
+    reasoning_effort: str | None = None
+    reasoning: ReasoningField | None = None
+    thinking: ThinkingField | None = None
+    enable_thinking: bool | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=0)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: Any = None
 
@@ -96,129 +119,92 @@ def parse_chat_request(body: bytes) -> ChatRequest:
 
 def to_text_request(chat: ChatRequest, origin: Origin = ANYONE) -> TextRequest:
     """Raises `InvalidRequest` or `UnsupportedParameter`."""
-    _refuse_unsupported(chat)
+    if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
+        name = "modalities" if chat.modalities else "audio"
+        raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
     limits = [limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None]
     return TextRequest(
         model=chat.model,
-        messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages)),
-        sampling=_sampling(chat),
+        prompt=Conversation(
+            messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages)),
+            tools=(tools := _tools(chat)),
+            tool_choice=_tool_choice(chat, tools),
+            parallel_tool_calls=chat.parallel_tool_calls is not False,
+            thinking=_thinking(chat),
+            template_options=chat.chat_template_kwargs or {},
+        ),
+        sampling=sampling(chat),
         max_tokens=min(limits) if limits else None,
-        stop=_stop_strings(chat.stop),
+        stop=stop_strings(chat.stop),
         choices=chat.n or 1,
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-        grammar=_grammar(chat),
+        grammar=grammar(chat),
         origin=origin if chat.prompt_cache_key is None else origin.within(chat.prompt_cache_key),
     )
 
 
-def _refuse_unsupported(chat: ChatRequest) -> None:
-    """What would change the answer but cannot be honoured is refused by name."""
-    if chat.tools or chat.functions:
-        name = "tools" if chat.tools else "functions"
-        raise UnsupportedParameter(f"This server does not support {name} yet; send the request without.", param=name)
-    if chat.audio is not None or any(modality != "text" for modality in chat.modalities or ()):
-        name = "modalities" if chat.modalities else "audio"
-        raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
-    if chat.structured_outputs and chat.structured_outputs.structural_tag is not None:
-        name = "structured_outputs.structural_tag"
-        raise UnsupportedParameter(f"This server does not support {name}; send the request without.", param=name)
-
-
-def _sampling(chat: ChatRequest) -> Sampling:
-    defaults = Sampling()
-
-    def given(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    return Sampling(
-        temperature=given(chat.temperature, defaults.temperature),
-        top_p=given(chat.top_p, defaults.top_p),
-        top_k=max(0, chat.top_k or 0),
-        min_p=given(chat.min_p, defaults.min_p),
-        presence_penalty=given(chat.presence_penalty, defaults.presence_penalty),
-        frequency_penalty=given(chat.frequency_penalty, defaults.frequency_penalty),
-        repetition_penalty=given(chat.repetition_penalty, defaults.repetition_penalty),
-        logit_bias=_logit_bias(chat.logit_bias or {}),
-        seed=chat.seed,
-    )
-
-
-def _grammar(chat: ChatRequest) -> Grammar | None:
-    """What the answer must match. Raises `InvalidRequest` if the request says it in more than one way."""
-    asked = []
-    if chat.response_format and chat.response_format.type == "json_object":
-        asked.append(Grammar("json_object"))
-    elif chat.response_format and chat.response_format.type == "json_schema":
-        given = chat.response_format.json_schema
-        if given is None or given.schema is None:
-            raise InvalidRequest("json_schema needs a schema.", param="response_format.json_schema.schema")
-        asked.append(Grammar("json_schema", _json(given.schema)))
-    asked += _grammars("guided_", chat.guided_json, chat.guided_regex, chat.guided_choice, chat.guided_grammar)
-    if form := chat.structured_outputs:
-        asked += _grammars("structured_outputs.", form.json, form.regex, form.choice, form.grammar)
-        if form.json_object:
-            asked.append(Grammar("json_object", param="structured_outputs.json_object"))
-    if len(asked) > 1:
-        fields = " and ".join(grammar.param for grammar in asked)
-        raise InvalidRequest(f"{fields} cannot be combined; send one of them.", param=asked[-1].param)
-    return asked[0] if asked else None
-
-
-def _grammars(
-    prefix: str, schema: dict[str, Any] | str | None, regex: str | None, choice: list[str] | None, lark: str | None
-) -> Iterator[Grammar]:
-    """One for each that is given; `prefix` begins the fields' names."""
-    if schema is not None:
-        yield Grammar("json_schema", schema if isinstance(schema, str) else _json(schema), f"{prefix}json")
-    if regex is not None:
-        yield Grammar("regex", regex, f"{prefix}regex")
-    if choice is not None:
-        yield Grammar("choice", _json(choice), f"{prefix}choice")
-    if lark is not None:
-        yield Grammar("lark", lark, f"{prefix}grammar")
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
-    for token in bias:
-        if not (token.isascii() and token.isdigit() and len(token) <= 9):
-            raise InvalidRequest(
-                f"logit_bias maps token ids to numbers, but {token[:20]!r} is not a token id.",
-                param="logit_bias",
-            )
-    return {int(token): value for token, value in bias.items()}
-
-
-def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if "" in stops:
-        raise InvalidRequest("A stop string must not be empty; leave it out.", param="stop")
-    if len(stops) > MAX_STOP_STRINGS:
-        raise InvalidRequest(f"stop has {len(stops)} strings; at most {MAX_STOP_STRINGS} are allowed.", param="stop")
-    return stops
-
-
 def _message(message: ChatMessage, path: str) -> Message:
-    if message.tool_calls or message.role in ("tool", "function"):
-        param = f"{path}.tool_calls" if message.tool_calls else f"{path}.role"
-        raise UnsupportedParameter("This server does not support tools yet; send text messages only.", param=param)
-    role: Role = "system" if message.role == "developer" else message.role  # type: ignore[assignment]
-    return Message(role, _text(message.content, f"{path}.content"))
+    content = text_of(message.content, f"{path}.content")
+    match message.role:
+        case "tool" | "function":
+            return Message("tool", content, tool_call_id=message.tool_call_id or "")
+        case "assistant":
+            said = message.reasoning_content or (message.reasoning if isinstance(message.reasoning, str) else "")
+            return Message("assistant", content, _calls(message), reasoning=said)
+    role: Role = "system" if message.role == "developer" else message.role
+    return Message(role, content)
 
 
-def _text(content: str | list[ContentPart] | None, path: str) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for index, part in enumerate(content or ()):
-        if part.type not in TEXT_PART_TYPES or part.text is None:
-            raise UnsupportedParameter(
-                f"This model takes text only, but the part has type {part.type!r}.", param=f"{path}[{index}]"
-            )
-        texts.append(part.text)
-    return "\n".join(texts)
+def _calls(message: ChatMessage) -> tuple[ToolCall, ...]:
+    calls = [(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call:
+        calls.append(("", message.function_call))
+    return tuple(ToolCall(call_id, function.name, _arguments(function.arguments)) for call_id, function in calls)
+
+
+def _arguments(arguments: str | dict[str, Any] | None) -> str:
+    return arguments if isinstance(arguments, str) else json_text(arguments or {})
+
+
+def _tools(chat: ChatRequest) -> tuple[Tool, ...]:
+    """Raises `InvalidRequest` for one that is no function, or for two of one name."""
+    given = [(f"functions[{index}]", function) for index, function in enumerate(chat.functions or ())]
+    named = [(path, to_tool(function, f"{path}.parameters")) for path, function in given]
+    return distinct(chat_tools(chat.tools or ()) + named)
+
+
+def _tool_choice(chat: ChatRequest, tools: Sequence[Tool]) -> ToolChoice:
+    """Raises `InvalidRequest` for a choice among tools that are not there."""
+    choice = chat.tool_choice if chat.tool_choice is not None else chat.function_call
+    param = "tool_choice" if chat.tool_choice is not None else "function_call"
+    match choice:
+        case None:
+            return ToolChoice()
+        case "auto" | "none" | "required":
+            wanted = ToolChoice(choice)
+        case NamedFunction(name):
+            wanted = ToolChoice("required", (name,))
+        case ChatToolChoice(function=NamedFunction(name)):
+            wanted = ToolChoice("required", (name,))
+        case ChatToolChoice(allowed_tools=AllowedTools(mode, allowed)):
+            wanted = ToolChoice(mode, tuple(tool.function.name for tool in allowed if tool.function))
+        case _:
+            raise InvalidRequest("tool_choice must be auto, none, required, a function or allowed_tools.", param=param)
+    return checked_choice(wanted, tools, param)
+
+
+def _thinking(chat: ChatRequest) -> Thinking:
+    """The wish under whichever of its names it comes; the more particular one counts."""
+    asked, reasoning = chat.thinking, chat.reasoning or ReasoningField()
+    enabled = chat.enable_thinking
+    if enabled is None and asked and asked.type in ("enabled", "disabled"):
+        enabled = asked.type == "enabled"
+    if enabled is None:
+        enabled = reasoning.enabled
+    effort = chat.reasoning_effort or reasoning.effort
+    if enabled is None and effort == "none":
+        enabled, effort = False, None
+    budgets = (chat.thinking_token_budget, asked.budget_tokens if asked else None, reasoning.max_tokens)
+    return Thinking(enabled, effort, next((budget for budget in budgets if budget is not None), None))

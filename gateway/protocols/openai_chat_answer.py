@@ -18,12 +18,18 @@ from gateway.generation.events import (
     ChosenLogprob,
     Event,
     Finished,
+    ReasoningDelta,
     TextDelta,
     TokenLogprob,
+    ToolArguments,
+    ToolCallBegan,
 )
+from gateway.generation.whole_answer import WholeChoice, collect
 from gateway.protocols.wire_errors import error_body
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+"""Never `ping`: a client's parser is known to lose frames that arrive with it."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -47,16 +53,37 @@ class PromptTokensDetails(Struct, frozen=True):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(Struct, frozen=True):
+    reasoning_tokens: int = 0
+
+
 class Usage(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+
+class FunctionDelta(Struct, frozen=True):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallDelta(Struct, frozen=True):
+    """The first of a call has `id`, `type` and `function.name`; all have its `index`."""
+
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
 
 
 class Delta(Struct, frozen=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, frozen=True):
@@ -75,8 +102,23 @@ class Chunk(Struct, frozen=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
 
+class CalledFunction(Struct, frozen=True):
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(Struct, frozen=True):
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
 class AnswerMessage(Struct, frozen=True):
-    content: str
+    """`content` is null in an answer that has no text but calls tools."""
+
+    content: str | None
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[AnswerToolCall] | UnsetType = UNSET
     role: Literal["assistant"] = "assistant"
     refusal: None = None
 
@@ -115,18 +157,31 @@ class ChatStream:
             case TextDelta(choice, text, logprobs):
                 yield from self._open(choice)
                 yield self._choice(ChunkChoice(choice, Delta(content=text), _logprobs(logprobs)))
+            case ReasoningDelta(choice, text):
+                yield from self._open(choice)
+                yield self._choice(ChunkChoice(choice, Delta(reasoning_content=text)))
+            case ToolCallBegan(choice, call, call_id, name):
+                yield from self._open(choice)
+                begins = ToolCallDelta(call, FunctionDelta("", name), call_id, "function")
+                yield self._choice(ChunkChoice(choice, Delta(tool_calls=[begins])))
+            case ToolArguments(choice, call, text):
+                more = ToolCallDelta(call, FunctionDelta(text))
+                yield self._choice(ChunkChoice(choice, Delta(tool_calls=[more])))
             case ChoiceFinished(choice, reason):
                 yield from self._open(choice)
                 yield self._choice(ChunkChoice(choice, Delta(), finish_reason=reason))
             case Finished():
                 if self._include_usage:
-                    yield self._frame([], _usage(event))
+                    yield self._frame([], usage(event))
                 yield DONE
 
     def error_frames(self, error: GatewayError) -> Iterator[bytes]:
         """Ends a stream that has begun."""
         yield b"data: " + encode(error_body(error)) + b"\n\n"
         yield DONE
+
+    def keep_alive(self) -> bytes:
+        return KEEP_ALIVE
 
     def _open(self, choice: int) -> Iterator[bytes]:
         """The first chunk of each choice carries the role."""
@@ -143,39 +198,41 @@ class ChatStream:
 
 async def whole_answer(events: AsyncIterator[Event], model: str, *, with_logprobs: bool) -> ChatCompletion:
     """Collects all events into one response; `with_logprobs` if they were asked for."""
-    texts: dict[int, list[str]] = {}
-    logprobs: dict[int, list[ChosenLogprob]] = {}
-    reasons: dict[int, str] = {}
-    usage = Usage(0, 0, 0)
-    async for event in events:
-        match event:
-            case TextDelta(choice, text, scores):
-                texts.setdefault(choice, []).append(text)
-                logprobs.setdefault(choice, []).extend(scores)
-            case ChoiceFinished(choice, reason):
-                reasons[choice] = reason
-            case Finished():
-                usage = _usage(event)
+    answer = await collect(events)
     choices = [
         AnswerChoice(
-            choice,
-            AnswerMessage("".join(texts.get(choice, ()))),
-            Logprobs([_chosen(entry) for entry in logprobs.get(choice, ())]) if with_logprobs else None,
-            reason,
+            number,
+            _message(choice),
+            Logprobs([_chosen(entry) for entry in choice.logprobs]) if with_logprobs else None,
+            choice.reason,
         )
-        for choice, reason in sorted(reasons.items())
+        for number, choice in enumerate(answer.choices)
     ]
-    return ChatCompletion(_new_id(), int(time.time()), model, choices, usage)
+    return ChatCompletion(_new_id(), int(time.time()), model, choices, usage(answer.finished))
+
+
+def _message(choice: WholeChoice) -> AnswerMessage:
+    calls = [AnswerToolCall(call.id, CalledFunction(call.name, call.arguments)) for call in choice.calls]
+    return AnswerMessage(
+        content=choice.text if choice.text or not calls else None,
+        reasoning_content=choice.reasoning or UNSET,
+        tool_calls=calls or UNSET,
+    )
 
 
 def _new_id() -> str:
     return f"chatcmpl-{uuid4().hex}"
 
 
-def _usage(finished: Finished) -> Usage:
+def usage(finished: Finished) -> Usage:
     total = finished.prompt_tokens + finished.completion_tokens
-    details = PromptTokensDetails(finished.cached_tokens)
-    return Usage(finished.prompt_tokens, finished.completion_tokens, total, details)
+    return Usage(
+        finished.prompt_tokens,
+        finished.completion_tokens,
+        total,
+        PromptTokensDetails(finished.cached_tokens),
+        CompletionTokensDetails(finished.reasoning_tokens),
+    )
 
 
 def _logprobs(chosen: tuple[ChosenLogprob, ...]) -> Logprobs | None:

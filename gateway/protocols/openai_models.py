@@ -6,11 +6,17 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ModelMeta(Struct, frozen=True):
+    """`n_embd` are the numbers of an embedding, absent for a model that has none."""
+
     n_ctx: int
+    n_embd: int | UnsetType = UNSET
 
 
 class ModelObject(Struct, frozen=True):
-    """`context_length`, `max_model_len` and `meta.n_ctx` are tokens, absent until the model's files were read."""
+    """`context_length`, `max_model_len` and `meta.n_ctx` are tokens, absent until the model's files were read.
+
+    So is `purpose`: "text", "embeddings" or "ranking".
+    """
 
     id: str
     created: int
@@ -19,6 +25,7 @@ class ModelObject(Struct, frozen=True):
     context_length: int | UnsetType = UNSET
     max_model_len: int | UnsetType = UNSET
     meta: ModelMeta | UnsetType = UNSET
+    purpose: str | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True):
@@ -26,7 +33,13 @@ class ModelList(Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-def model_object(model_id: str, created: int, context_tokens: int | None) -> ModelObject:
+def model_object(
+    model_id: str,
+    created: int,
+    context_tokens: int | None = None,
+    purpose: str | None = None,
+    dimensions: int | None = None,
+) -> ModelObject:
     """`created` is in Unix seconds."""
     if context_tokens is None:
         return ModelObject(model_id, created)
@@ -35,5 +48,6 @@ def model_object(model_id: str, created: int, context_tokens: int | None) -> Mod
         created,
         context_length=context_tokens,
         max_model_len=context_tokens,
-        meta=ModelMeta(context_tokens),
+        meta=ModelMeta(context_tokens, UNSET if dimensions is None else dimensions),
+        purpose=UNSET if purpose is None else purpose,
     )

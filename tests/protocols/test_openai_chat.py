@@ -6,10 +6,25 @@ import msgspec
 import pytest
 
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.generation.request import Message, Sampling, TextRequest
+from gateway.generation.request import (
+    Conversation,
+    Message,
+    Sampling,
+    TextRequest,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 from gateway.protocols.openai_chat import parse_chat_request, to_text_request
 
 HELLO = {"role": "user", "content": "Hello"}
+SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "read_file", "description": "Reads", "parameters": SCHEMA},
+}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "read_file", "arguments": '{"path":"a"}'}}
 
 
 def understood(**fields: Any) -> TextRequest:
@@ -17,8 +32,14 @@ def understood(**fields: Any) -> TextRequest:
     return to_text_request(parse_chat_request(msgspec.json.encode(body)))
 
 
+def conversation(**fields: Any) -> Conversation:
+    prompt = understood(**fields).prompt
+    assert isinstance(prompt, Conversation)
+    return prompt
+
+
 def test_the_least_request_has_openais_defaults() -> None:
-    assert understood() == TextRequest("m", (Message("user", "Hello"),), Sampling(), None, (), 1, None)
+    assert understood() == TextRequest("m", Conversation((Message("user", "Hello"),)), Sampling(), None, (), 1, None)
 
 
 def test_every_sampling_field_arrives() -> None:
@@ -52,6 +73,60 @@ def test_every_sampling_field_arrives() -> None:
 )
 def test_both_names_of_the_limit_are_read(fields: dict[str, Any], expected: int | None) -> None:
     assert understood(**fields).max_tokens == expected
+
+
+def test_tools_keep_their_schemas() -> None:
+    plain = {"type": "function", "function": {"name": "now"}}
+    expected = (
+        Tool("read_file", "Reads", msgspec.json.encode(SCHEMA).decode()),
+        Tool("now", "", '{"type":"object","properties":{}}'),
+    )
+    assert conversation(tools=[TOOL, plain]).tools == expected
+    assert conversation(functions=[TOOL["function"], plain["function"]]).tools == expected
+    assert conversation(tools=[TOOL], parallel_tool_calls=False).parallel_tool_calls is False
+    strict = TOOL | {"function": TOOL["function"] | {"strict": True}}
+    assert [tool.strict for tool in conversation(tools=[strict, plain]).tools] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("fields", "choice"),
+    [
+        ({}, ToolChoice()),
+        ({"tool_choice": "auto"}, ToolChoice("auto")),
+        ({"tool_choice": "none"}, ToolChoice("none")),
+        ({"tool_choice": "required"}, ToolChoice("required")),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "read_file"}}},
+            ToolChoice("required", ("read_file",)),
+        ),
+        ({"function_call": {"name": "read_file"}}, ToolChoice("required", ("read_file",))),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [TOOL]}}},
+            ToolChoice("auto", ("read_file",)),
+        ),
+    ],
+)
+def test_every_way_to_choose_among_tools(fields: dict[str, Any], choice: ToolChoice) -> None:
+    assert conversation(tools=[TOOL], **fields).tool_choice == choice
+
+
+@pytest.mark.parametrize(
+    ("fields", "thinking"),
+    [
+        ({}, Thinking()),
+        ({"reasoning_effort": "high"}, Thinking(effort="high")),
+        ({"reasoning_effort": "none"}, Thinking(False)),
+        ({"reasoning": {"effort": "low", "max_tokens": 9}}, Thinking(effort="low", budget_tokens=9)),
+        ({"reasoning": {"enabled": False}}, Thinking(False)),
+        ({"thinking": {"type": "enabled", "budget_tokens": 7}}, Thinking(True, None, 7)),
+        ({"thinking": {"type": "disabled"}}, Thinking(False)),
+        ({"thinking": {"type": "adaptive"}}, Thinking()),
+        ({"enable_thinking": False, "thinking": {"type": "enabled"}}, Thinking(False)),
+        ({"thinking_token_budget": 0}, Thinking(budget_tokens=0)),
+    ],
+)
+def test_every_wish_about_reasoning(fields: dict[str, Any], thinking: Thinking) -> None:
+    assert conversation(**fields).thinking == thinking
 
 
 def test_null_means_absent_everywhere() -> None:
@@ -146,16 +221,38 @@ def test_unknown_fields_are_ignored() -> None:
             {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             Message("system", "a\nb"),
         ),
+        (
+            {"role": "assistant", "content": None, "reasoning_content": "So", "tool_calls": [CALL]},
+            Message("assistant", "", (ToolCall("call_1", "read_file", '{"path":"a"}'),), reasoning="So"),
+        ),
+        (
+            {"role": "assistant", "reasoning": "So", "function_call": {"name": "f", "arguments": {"a": 1}}},
+            Message("assistant", "", (ToolCall("", "f", '{"a":1}'),), reasoning="So"),
+        ),
+        (
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "a"}]},
+            Message("tool", "a", tool_call_id="call_1"),
+        ),
+        ({"role": "function", "name": "f", "content": "a"}, Message("tool", "a")),
+        ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]}, Message("assistant", "No")),
         ({"role": "user", "content": "nul \0 and \U0001f99c"}, Message("user", "nul \0 and \U0001f99c")),
     ],
 )
 def test_message_shapes(message: dict[str, Any], expected: Message) -> None:
-    assert understood(messages=[message]).messages == (expected,)
+    assert conversation(messages=[message]).messages == (expected,)
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
+        ({"tools": [TOOL, TOOL]}, "tools[1]"),
+        ({"tools": [TOOL], "functions": [TOOL["function"]]}, "functions[0]"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"functions": [TOOL["function"]], "function_call": {"name": "g"}}, "function_call"),
         ({"model": 3}, "model"),
         ({"model": ""}, "model"),
         ({"messages": []}, "messages"),
@@ -203,12 +300,10 @@ def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"tools": [{"type": "function"}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
             "messages[0].content[0]",
