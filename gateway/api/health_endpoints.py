@@ -1,4 +1,6 @@
-"""Is the server alive, can it serve, and what did it do."""
+"""What the server is, is it alive, can it serve, and what did it do."""
+
+from importlib.metadata import version
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -7,6 +9,13 @@ from starlette.responses import Response
 from gateway.api.json_response import json_response
 from gateway.model_pool.pool import ModelPool
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
+
+
+class About(Struct, frozen=True):
+    name: str
+    version: str
+    openai_base_url: str
+    anthropic_base_url: str
 
 
 class ModelHealth(Struct, frozen=True):
@@ -27,6 +36,11 @@ class HealthEndpoints:
     def __init__(self, pool: ModelPool, metrics: Metrics) -> None:
         self._pool = pool
         self._metrics = metrics
+        self._about = About("mlx-gateway", version("mlx-gateway"), "/v1", "/")
+
+    async def about(self, request: Request) -> Response:
+        """GET /, and HEAD / as Claude Code asks before it begins."""
+        return json_response(self._about)
 
     async def live(self, request: Request) -> Response:
         """GET /health/live: 200 for as long as the event loop runs."""

@@ -1,5 +1,5 @@
 """What happens to every request around its endpoint: an id, a log line and a metric, a body limit, errors in
-one shape."""
+their protocol's shape."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from secrets import token_hex
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.json_response import error_response
+from gateway.api.error_response import error_response
 from gateway.errors import BodyTooLarge, GatewayError, UnexpectedError
 from gateway.observability.metrics import Metrics
 
@@ -57,7 +57,7 @@ class RequestScope:
 
     async def _answer_for(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         known = error if isinstance(error, GatewayError) else UnexpectedError()
-        await error_response(known)(scope, receive, send)
+        await error_response(known, scope)(scope, receive, send)
 
     def _file(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
@@ -85,7 +85,7 @@ class BodyLimit:
             return
         declared = Request(scope).headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self._limit_bytes:
-            await error_response(BodyTooLarge(self._limit_bytes))(scope, receive, send)
+            await error_response(BodyTooLarge(self._limit_bytes), scope)(scope, receive, send)
             return
         received = 0
 

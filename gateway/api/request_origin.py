@@ -13,18 +13,24 @@ SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-claude-code-session-
 PRIORITY_HEADER = "x-priority"
 
 
-def request_origin(request: Request) -> Origin:
-    """Without a session header, requests with the same key, address and program are one session.
+def request_origin(request: Request, session_hint: str = "") -> Origin:
+    """Without a session header, requests with the same key, address, program and `session_hint` are one session.
 
     Raises `InvalidRequest` for an unknown priority.
     """
-    session = next((request.headers[name] for name in SESSION_HEADERS if request.headers.get(name)), None)
-    if session is None:
-        address = request.client.host if request.client else ""
-        key = blake2b(request.headers.get("authorization", "").encode(), digest_size=8).hexdigest()
-        session = f"{address} {key} {request.headers.get('user-agent', '')}"
+    named = next((request.headers[name] for name in SESSION_HEADERS if request.headers.get(name)), None)
+    key = blake2b(_credential(request).encode(), digest_size=8).hexdigest()
+    address = request.client.host if request.client else ""
+    session = named or f"{address} {key} {request.headers.get('user-agent', '')}"
     priority = _priority(request.headers.get(PRIORITY_HEADER))
-    return Origin(session[:LONGEST_SESSION_NAME], priority, getattr(request.state, "request_id", ""))
+    origin = Origin(session[:LONGEST_SESSION_NAME], priority, getattr(request.state, "request_id", ""), key)
+    return origin.within(session_hint) if session_hint and not named else origin
+
+
+def _credential(request: Request) -> str:
+    """The bearer token, or what Anthropic's clients send instead; an empty bearer is none."""
+    bearer = request.headers.get("authorization", "").removeprefix("Bearer").strip()
+    return bearer or request.headers.get("x-api-key", "")
 
 
 def _priority(wished: str | None) -> Priority | None:

@@ -3,20 +3,26 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 from gateway.chat.answer import Answer
+from gateway.chat.answer_grammar import answer_shape
+from gateway.chat.answer_memory import AnswerMemory
+from gateway.chat.argument_defaults import without_defaults
+from gateway.chat.detokenizer import Detokenizer, TokenTexts, decoded
+from gateway.chat.output_format import PLAIN, output_format
 from gateway.chat.prompt import Prompt, PromptBuilder
 from gateway.config import EngineConfig
 from gateway.engine.constraint import CompiledGrammar
 from gateway.engine.token_stream import TokenRequest, TokenStream
 from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest
-from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished
-from gateway.generation.request import Priority, TextRequest
+from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished, TextDelta
+from gateway.generation.grammar import Shape
+from gateway.generation.request import Conversation, FillIn, PlainText, Priority, TextRequest
 from gateway.model_pool.pool import ModelPool
-from gateway.model_pool.resident_model import TextModel
+from gateway.model_pool.served_model import TextModel
 from gateway.observability.metrics import Metrics
 from gateway.observability.request_clock import RequestClock
 from gateway.serving.reuse_log import ReuseLog
@@ -27,11 +33,16 @@ SEED_BITS = 63
 class TextServing:
     """Serves text requests with the pool's models. Belongs to the event loop."""
 
-    def __init__(self, pool: ModelPool, metrics: Metrics, config: EngineConfig, reuse_log: ReuseLog) -> None:
+    def __init__(
+        self, pool: ModelPool, metrics: Metrics, config: EngineConfig, reuse_log: ReuseLog, tokenizing: Executor
+    ) -> None:
+        """`tokenizing` are the threads that make prompts."""
         self._pool = pool
+        self._tokenizing = tokenizing
         self._reuse_log = reuse_log
         self._metrics = metrics
         self._config = config
+        self._answers = AnswerMemory()
         # Of their own, so that grammars that take long to refuse delay other grammars only.
         self._compiling = ThreadPoolExecutor(1, "grammars")
 
@@ -47,22 +58,32 @@ class TextServing:
         started = time.perf_counter()
         try:
             model = await self._pool.text_model(request.model)
-            builder = PromptBuilder(model.tokenizer)
-            composed = await builder.compose(request.messages, with_message_ends=model.engine.resumes_at_stops)
-            prompt = composed.ids
-            grammar = await self._compiled(request, model)
-            stream = model.engine.submit(self._token_request(request, composed, grammar, model))
+            prompt = await self._prompt(request, model)
+            if len(prompt.ids) >= model.context_tokens:
+                raise ContextLengthExceeded(len(prompt.ids), model.context_tokens, _prompt_field(request))
+            answers = _new_answers(request, prompt, model)
+            grammar = await self._compiled(request, prompt, model)
+            stream = model.engine.submit(self._token_request(request, prompt, grammar, model))
         except GatewayError as error:
             self._metrics.refused_requests.labels(type(error).__name__).inc()
             raise
-        model.metrics.prompt_tokens.inc(len(prompt))
         clock = RequestClock(model.metrics, started)
         try:
-            yield Admitted(len(prompt))
-            async for event in _answer(request, model, stream, clock):
+            model.metrics.prompt_tokens.inc(len(prompt.ids))
+            yield Admitted(len(prompt.ids))
+            if echoed := await _echoed(request, model):
+                for choice in range(request.choices):
+                    yield TextDelta(choice, echoed)
+            async for event in _events(answers, model, stream, clock):
                 yield event
+            self._remember(request, prompt, answers, model)
             clock.finished()
-            yield Finished(len(prompt), clock.tokens, stream.reuse.tokens if stream.reuse else 0)
+            yield Finished(
+                len(prompt.ids),
+                clock.tokens,
+                stream.reuse.tokens if stream.reuse else 0,
+                sum(answer.reasoning_tokens for answer in answers),
+            )
         except Exception:
             clock.unfinished("failed")
             raise
@@ -73,18 +94,54 @@ class TextServing:
                 encoder = model.tokenizer.backend_tokenizer
                 self._reuse_log.note(request.origin, request.model, stream.reuse, encoder, model.metrics)
 
+    async def count_tokens(self, request: TextRequest) -> int:
+        """How many the request's prompt would have now. Raises a `GatewayError` as `generate` would for the prompt."""
+        model = await self._pool.text_model(request.model)
+        return len((await self._prompt(request, model)).ids)
+
+    async def _prompt(self, request: TextRequest, model: TextModel) -> Prompt:
+        """In tokens, with the answers given before as they were generated wherever the client replays them."""
+        builder = PromptBuilder(model.tokenizer, model.text_limit, self._tokenizing)
+        match request.prompt:
+            case Conversation() as conversation:
+                recalled = self._answers.recall(_memory_name(model), request.origin.own_session, conversation.messages)
+                with_ends = model.engine.resumes_at_stops
+                prompt = await builder.compose(conversation, recalled, with_message_ends=with_ends)
+                if recalled and len(prompt.ids) >= model.context_tokens:
+                    # Reasoning that the template leaves out was put back with them.
+                    prompt = await builder.compose(conversation, with_message_ends=with_ends)
+                return prompt
+            case PlainText(text):
+                return await builder.encode(text) if isinstance(text, str) else Prompt(list(text))
+            case FillIn() as gap:
+                return await builder.fill_in(gap)
+
+    def _remember(self, request: TextRequest, prompt: Prompt, answers: Sequence[Answer], model: TextModel) -> None:
+        """What the model said in full, so that a client that sends it back in other words meets what was computed."""
+        if not isinstance(request.prompt, Conversation):
+            return
+        for answer in answers:
+            if answer.ended_by_model:
+                self._answers.remember(
+                    _memory_name(model),
+                    request.origin.own_session,
+                    request.prompt.messages,
+                    prompt.place,
+                    answer.ids,
+                    answer.text,
+                    without_defaults(answer.calls, request.prompt.tools),
+                    reasoned=answer.reasoning_tokens > 0,
+                )
+
     def _token_request(
         self,
         request: TextRequest,
-        composed: Prompt,
+        prompt: Prompt,
         grammar: CompiledGrammar | None,
         model: TextModel,
     ) -> TokenRequest:
-        """Checks the request against the model's limits and puts it into tokens."""
-        prompt = composed.ids
-        room = model.context_tokens - len(prompt)
-        if room < 1:
-            raise ContextLengthExceeded(len(prompt), model.context_tokens)
+        """Checks the request against the model's limits and puts it into tokens; its prompt leaves room to answer."""
+        room = model.context_tokens - len(prompt.ids)
         if request.choices > model.engine.max_choices:
             raise InvalidRequest(
                 f"n is {request.choices}, but this server runs at most {model.engine.max_choices} choices at once.",
@@ -92,42 +149,93 @@ class TextServing:
             )
         first_seed = request.sampling.seed if request.sampling.seed is not None else secrets.randbits(SEED_BITS)
         token_request = TokenRequest(
-            prompt=prompt,
+            prompt=prompt.ids,
             max_tokens=min(room, request.max_tokens or room),
             expected_tokens=None if request.max_tokens else self._config.expected_answer_tokens,
             sampling=request.sampling,
             seeds=tuple(first_seed + choice for choice in range(request.choices)),
-            end_tokens=model.end_tokens,
+            end_tokens=model.end_tokens | prompt.end_tokens,
             top_logprobs=request.top_logprobs,
             grammar=grammar,
             priority=self._priority(request),
             session=request.origin.session,
-            message_ends=composed.message_ends,
+            message_ends=prompt.message_ends,
+            prompt_field=_prompt_field(request),
         )
         token_request.check_tokens(model.vocabulary)
         return token_request
 
-    async def _compiled(self, request: TextRequest, model: TextModel) -> CompiledGrammar | None:
-        """The request's grammar for this model, off the event loop: it may take a second."""
-        if request.grammar is None:
-            return None
-        compiling = partial(model.grammars.compile, request.grammar, request.grammar.param)
+    async def _compiled(self, request: TextRequest, prompt: Prompt, model: TextModel) -> CompiledGrammar | None:
+        """What the answer must look like, for this model; off the event loop: it may take a second.
+
+        What is known does not wait for what others have to compile.
+        """
+        shape, known = await asyncio.to_thread(_shape, request, prompt, model)
+        if shape is None or known:
+            return known
+        param = request.grammar.param if request.grammar else "tools"
+        compiling = partial(model.grammars.compile, shape, param)
         return await asyncio.get_running_loop().run_in_executor(self._compiling, compiling)
 
     def _priority(self, request: TextRequest) -> Priority:
-        """As wished; else a short answer is one that somebody waits for."""
+        """As wished; else an answer that is short or fills a gap is one that somebody waits for at the keyboard."""
         if request.origin.priority is not None:
             return request.origin.priority
+        if isinstance(request.prompt, FillIn):
+            return Priority.INTERACTIVE
         short = request.max_tokens is not None and request.max_tokens <= self._config.interactive_tokens
         return Priority.INTERACTIVE if short else Priority.NORMAL
 
 
-async def _answer(
-    request: TextRequest, model: TextModel, stream: TokenStream, clock: RequestClock
+def _memory_name(model: TextModel) -> str:
+    """The name under which answers are remembered: ids mean something to the tokenizer that made them."""
+    return model.fingerprint.hex()
+
+
+def _shape(request: TextRequest, prompt: Prompt, model: TextModel) -> tuple[Shape | None, CompiledGrammar | None]:
+    """What the answer must look like, and that compiled if it is known. Any thread; many tools take 0.1 s."""
+    shape: Shape | None = request.grammar
+    if isinstance(request.prompt, Conversation):
+        shape = answer_shape(output_format(model.template), request.prompt, request.grammar, prompt.end)
+    return shape, model.grammars.known(shape) if shape else None
+
+
+def _prompt_field(request: TextRequest) -> str:
+    return request.prompt.param if isinstance(request.prompt, Conversation) else "prompt"
+
+
+async def _echoed(request: TextRequest, model: TextModel) -> str:
+    """The prompt, if the answer shall begin with it."""
+    match request.prompt:
+        case PlainText(str() as text, echo=True):
+            return text
+        case PlainText(tuple() as ids, echo=True):
+            return await decoded(model.tokenizer.backend_tokenizer, ids)
+    return ""
+
+
+def _new_answers(request: TextRequest, prompt: Prompt, model: TextModel) -> list[Answer]:
+    tokenizer = model.tokenizer.backend_tokenizer
+    conversation = request.prompt if isinstance(request.prompt, Conversation) else None
+    output = output_format(model.template) if conversation else PLAIN
+    texts = TokenTexts(tokenizer)
+    return [
+        Answer(
+            index,
+            Detokenizer(tokenizer, output.special_tokens),
+            texts,
+            request.stop,
+            output.parser(conversation.tools if conversation else (), prompt.end),
+        )
+        for index in range(request.choices)
+    ]
+
+
+async def _events(
+    answers: Sequence[Answer], model: TextModel, stream: TokenStream, clock: RequestClock
 ) -> AsyncGenerator[Event, None]:
-    """Text and ends of all choices, as their tokens arrive."""
-    answers = [Answer(index, model.tokenizer.backend_tokenizer, request.stop) for index in range(request.choices)]
-    unfinished = set(range(request.choices))
+    """Deltas and ends of all choices, as their tokens arrive."""
+    unfinished = set(range(len(answers)))
     while unfinished and (tokens := await stream.read()):
         clock.tokens_arrived()
         for token in tokens:
@@ -135,11 +243,10 @@ async def _answer(
                 answers[token.choice].feed(token)
                 clock.generated_token()
         for index in sorted(unfinished):
-            delta = answers[index].take()
-            if delta.text or delta.logprobs:
+            for delta in answers[index].take():
                 yield delta
             if reason := answers[index].finish_reason:
                 unfinished.discard(index)
                 stream.stop(index)
                 model.metrics.choice_ended(reason)
-                yield ChoiceFinished(index, reason)
+                yield ChoiceFinished(index, reason, answers[index].stop_string)

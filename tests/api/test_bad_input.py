@@ -43,7 +43,7 @@ async def check_error(response: httpx.Response, status: int, param: str | None) 
         ({"top_logprobs": 5}, 400, "top_logprobs"),
         ({"n": 100}, 400, "n"),
         ({"logit_bias": {"99999999": 1}}, 400, "logit_bias"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, 400, "tools[0].type"),
     ],
 )
 async def test_a_wrong_field(
@@ -90,12 +90,34 @@ async def test_an_unknown_model_is_answered_with_the_known_ones(client: httpx.As
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_longer_than_the_context(client: httpx.AsyncClient, stream: bool) -> None:
-    messages = [{"role": "user", "content": "word " * 30_000}]
+    messages = [{"role": "user", "content": "word " * 3_000}]
     response = await client.post("/v1/chat/completions", json=GOOD | {"messages": messages, "stream": stream})
     error = await check_error(response, 400, "messages")
     assert error["code"] == "context_length_exceeded"
     assert "maximum context length is 512 tokens" in error["message"]
-    assert "30031 tokens" in error["message"]
+    assert "3031 tokens" in error["message"]
+
+
+LONG = "word " * 6_000_000
+LONG_INPUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": LONG}]}, "messages"),
+    "/v1/messages": ({"messages": [{"role": "user", "content": LONG}], "max_tokens": 5}, "messages"),
+    "/v1/messages/count_tokens": ({"messages": [{"role": "user", "content": LONG}]}, "messages"),
+    "/v1/responses": ({"input": LONG, "stream": True}, "input"),
+    "/v1/completions": ({"prompt": LONG}, "prompt"),
+    "/v1/tokenize": ({"prompt": LONG}, "prompt"),
+    "/api/chat": ({"messages": [{"role": "user", "content": LONG}]}, "messages"),
+}
+
+
+@pytest.mark.parametrize("path", LONG_INPUTS)
+async def test_a_text_that_no_context_holds_is_refused_without_counting(client: httpx.AsyncClient, path: str) -> None:
+    """To put it into tokens would take a minute and gigabytes."""
+    fields, named = LONG_INPUTS[path]
+    response = await client.post(path, json={"model": "tiny"} | fields, timeout=20)
+    assert response.status_code == 400
+    assert "at least 370" in response.text
+    assert f"Shorten the {named}." in response.text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +152,7 @@ async def test_a_huge_body_is_refused_while_others_are_served(start_server: Star
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/none", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models", 405), ("GET", "/", 404)],
+    [("GET", "/v1/none", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models", 405), ("POST", "/", 405)],
 )
 async def test_unknown_urls_and_methods(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     await check_error(await client.request(method, path), status, None)
@@ -170,4 +192,37 @@ def test_no_body_breaks_the_server(tiny_server: Server, body: Any) -> None:
     assert response.status_code in (200, 400, 404), response.text
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert httpx.get(f"{tiny_server.url}/health/ready").status_code == 200
+
+
+OTHER_FIELDS = [
+    *("prompt", "suffix", "echo", "best_of", "logprobs", "n", "stop", "stream", "max_tokens", "tokens", "random_seed"),
+    *("options", "format", "think", "raw", "system", "template", "images", "messages", "tools", "model", "name"),
+]
+GOOD_ELSEWHERE: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "Hello", "max_tokens": 2},
+    "/v1/fim/completions": {"prompt": "Hello", "max_tokens": 2},
+    "/v1/tokenize": {"prompt": "Hello"},
+    "/v1/detokenize": {"tokens": [5]},
+    "/api/chat": {"messages": GOOD["messages"], "options": {"num_predict": 2}},
+    "/api/generate": {"prompt": "Hello", "options": {"num_predict": 2}},
+    "/api/show": {},
+}
+options = st.dictionaries(
+    st.sampled_from(["num_predict", "temperature", "top_k", "seed", "stop", "repeat_penalty", "num_ctx"]),
+    json_values | st.integers(-3, 3),
+)
+other_near_misses = st.dictionaries(
+    st.sampled_from(OTHER_FIELDS), json_values | st.integers(-3, 3) | messages | options, max_size=4
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(list(GOOD_ELSEWHERE)), fields=other_near_misses, other=st.none() | json_values)
+def test_no_body_breaks_the_other_routes(tiny_server: Server, path: str, fields: dict[str, Any], other: Any) -> None:
+    body = {"model": "tiny"} | GOOD_ELSEWHERE[path] | fields if other is None else other
+    response = httpx.post(f"{tiny_server.url}{path}", content=json.dumps(body).encode(), timeout=60)
+    assert response.status_code in (200, 400, 404), response.text
+    if response.status_code != 200:
+        assert response.json()["error"]
     assert httpx.get(f"{tiny_server.url}/health/ready").status_code == 200

@@ -189,3 +189,12 @@ async def test_a_crowd_of_requests_all_end(client: httpx.AsyncClient) -> None:
     streams = await asyncio.gather(*(read_stream(client, body(max_tokens=10)) for _ in range(40)))
     assert len({stream.text for stream in streams}) == 1
     assert all(stream.ended_with_done and not stream.errors for stream in streams)
+
+
+async def test_what_has_no_effect_is_named_in_a_header(client: httpx.AsyncClient) -> None:
+    for stream in (False, True):
+        known = await client.post("/v1/chat/completions", json=body(stream=stream, top_k=None, store=None))
+        assert "warning" not in known.headers
+        odd = body(stream=stream, store=True) | {'odd"\r\nname': 1}
+        told = await client.post("/v1/chat/completions", json=odd)
+        assert told.headers["warning"] == '299 mlx-gateway "ignored parameters: odd___name, store"'

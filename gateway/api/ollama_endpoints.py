@@ -1,0 +1,145 @@
+"""Ollama's API, for clients that speak nothing else."""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from functools import wraps
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.event_stream import JSON_LINES, stream_events, unless_disconnected
+from gateway.api.json_response import json_response
+from gateway.api.request_origin import request_origin
+from gateway.api.warning_header import warning_headers
+from gateway.config import ServerConfig
+from gateway.errors import GatewayError
+from gateway.generation.events import Event
+from gateway.model_pool.pool import ModelPool
+from gateway.protocols.json_body import decode_body, ignored_fields
+from gateway.protocols.ollama import (
+    OllamaChat,
+    OllamaFields,
+    OllamaGenerate,
+    ShowRequest,
+    chat_to_text_request,
+    generate_to_text_request,
+    ollama_ignored_fields,
+)
+from gateway.protocols.ollama_answer import ErrorLine, Kind, OllamaStream, loaded_line, whole_line
+from gateway.protocols.ollama_embeddings import (
+    EmbedRequest,
+    OldEmbedRequest,
+    embed_answer,
+    old_embed_answer,
+    to_embedding_request,
+)
+from gateway.protocols.ollama_models import model_tags, ollama_version, running_models, shown_model
+from gateway.protocols.wire_errors import error_headers, wire_status
+from gateway.serving.encoding import EncoderServing
+from gateway.serving.model_cards import model_card
+from gateway.serving.text import TextServing
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def errors_as_ollama_words_them(endpoint: Endpoint) -> Endpoint:
+    @wraps(endpoint)
+    async def answered(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except GatewayError as error:
+            return json_response(ErrorLine(str(error)), wire_status(error).http_status, error_headers(error))
+
+    return answered
+
+
+class OllamaEndpoints:
+    def __init__(self, text: TextServing, encoders: EncoderServing, pool: ModelPool, config: ServerConfig) -> None:
+        self._text = text
+        self._encoders = encoders
+        self._pool = pool
+        self._config = config
+
+    @property
+    def routes(self) -> Sequence[tuple[str, str, Endpoint]]:
+        table: tuple[tuple[str, str, Endpoint], ...] = (
+            ("GET", "/api/version", self.version),
+            ("GET", "/api/tags", self.tags),
+            ("GET", "/api/ps", self.running),
+            ("POST", "/api/show", self.show),
+            ("POST", "/api/chat", self.chat),
+            ("POST", "/api/generate", self.generate),
+            ("POST", "/api/embed", self.embed),
+            ("POST", "/api/embeddings", self.embed_one),
+        )
+        return [(method, path, errors_as_ollama_words_them(endpoint)) for method, path, endpoint in table]
+
+    async def version(self, request: Request) -> Response:
+        """GET /api/version"""
+        return json_response(ollama_version())
+
+    async def tags(self, request: Request) -> Response:
+        """GET /api/tags"""
+        return json_response(model_tags([model_card(model) for model in self._pool.models]))
+
+    async def running(self, request: Request) -> Response:
+        """GET /api/ps"""
+        return json_response(running_models([model_card(model) for model in self._pool.models]))
+
+    async def show(self, request: Request) -> Response:
+        """POST /api/show: waits until the model's files were read."""
+        asked = decode_body(await request.body(), ShowRequest)
+        model = self._pool.find(asked.model_id)
+        await model.serving()
+        return json_response(shown_model(model_card(model)))
+
+    async def chat(self, request: Request) -> Response:
+        """POST /api/chat"""
+        body = await request.body()
+        chat = decode_body(body, OllamaChat)
+        if not chat.messages:
+            return await self._loaded(chat, "chat")
+        events = self._text.generate(chat_to_text_request(chat, request_origin(request)))
+        return await self._answer(request, body, chat, "chat", events)
+
+    async def generate(self, request: Request) -> Response:
+        """POST /api/generate"""
+        body = await request.body()
+        generate = decode_body(body, OllamaGenerate)
+        if not generate.prompt and not generate.suffix:
+            return await self._loaded(generate, "generate")
+        events = self._text.generate(generate_to_text_request(generate, request_origin(request)))
+        return await self._answer(request, body, generate, "generate", events)
+
+    async def embed(self, request: Request) -> Response:
+        """POST /api/embed"""
+        body = await request.body()
+        asked, started = decode_body(body, EmbedRequest), time.perf_counter()
+        embeddings = await unless_disconnected(request, self._encoders.embed(to_embedding_request(asked)))
+        answer = embed_answer(asked, embeddings, time.perf_counter() - started)
+        return json_response(answer, headers=warning_headers(ignored_fields(body, EmbedRequest)))
+
+    async def embed_one(self, request: Request) -> Response:
+        """POST /api/embeddings, the older way"""
+        body = await request.body()
+        asked = decode_body(body, OldEmbedRequest)
+        embeddings = await unless_disconnected(request, self._encoders.embed(to_embedding_request(asked)))
+        warnings = warning_headers(ignored_fields(body, OldEmbedRequest))
+        return json_response(old_embed_answer(embeddings), headers=warnings)
+
+    async def _loaded(self, asked: OllamaFields, kind: Kind) -> Response:
+        """Ollama's way to have a model ready: a request for no answer."""
+        await self._pool.text_model(asked.model_id)
+        return json_response(loaded_line(asked.model, kind))
+
+    async def _answer(
+        self, request: Request, body: bytes, asked: OllamaFields, kind: Kind, events: AsyncGenerator[Event, None]
+    ) -> Response:
+        warnings = warning_headers(ollama_ignored_fields(body, type(asked)))
+        if asked.stream is not False:
+            stream = OllamaStream(asked.model, kind)
+            return await stream_events(events, stream, request, self._config, warnings, JSON_LINES)
+        async with aclosing(events):
+            answer = whole_line(events, asked.model, kind)
+            return json_response(await unless_disconnected(request, answer), headers=warnings)

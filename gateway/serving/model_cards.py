@@ -1,0 +1,41 @@
+"""What the pool's models can do, as far as their files tell."""
+
+import re
+
+from gateway.chat.fill_in import fill_in_marks
+from gateway.chat.output_format import output_format
+from gateway.generation.model_card import ModelCard
+from gateway.model_pool.resident_model import ModelState, ResidentModel
+from gateway.model_pool.served_model import Purpose
+
+SPEAKS_OF_TOOLS = re.compile(r"\btools\b")
+"""In a chat template: the variable that holds a request's tools."""
+
+
+def model_card(model: ResidentModel) -> ModelCard:
+    """At once, even while the model is on its way."""
+    text, loaded = model.text, model.state is ModelState.READY
+    if text is None:
+        return ModelCard(
+            id=model.model_id,
+            created=model.created,
+            loaded=loaded,
+            purpose=(model.purpose or Purpose.TEXT).value,
+            architecture=model.architecture,
+            weight_bytes=model.weight_bytes,
+            context_tokens=model.context_tokens,
+        )
+    return ModelCard(
+        id=model.model_id,
+        created=model.created,
+        loaded=loaded,
+        architecture=text.architecture,
+        quantization_bits=text.quantization_bits,
+        digest=text.fingerprint.hex(),
+        weight_bytes=model.weight_bytes,
+        context_tokens=text.context_tokens,
+        template=text.template,
+        calls_tools=SPEAKS_OF_TOOLS.search(text.template) is not None,
+        thinks=output_format(text.template).reasoning is not None,
+        fills_in=fill_in_marks(text.tokenizer.backend_tokenizer) is not None,
+    )
