@@ -25,18 +25,10 @@ async def float32_folder(store: Path, cache: Path) -> Path:
 
     The work is done in a child process, which gives the memory back. Raises RuntimeError when that fails.
     """
-    return await made_folder(cache, f"{DEMO_MODEL_ID}-float32", "loadtests.model_folder", store)
-
-
-async def made_folder(parent: Path, name: str, module: str, made_from: Path) -> Path:
-    """The folder of that name, made by `python -m MODULE MADE_FROM FOLDER` if it is not there yet.
-
-    Raises RuntimeError when that fails.
-    """
-    folder = parent / name
+    folder = cache / f"{DEMO_MODEL_ID}-float32"
     if not folder.exists():
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, str(made_from), str(folder), cwd=REPOSITORY
+            sys.executable, "-m", "loadtests.model_folder", str(store), str(folder), cwd=REPOSITORY
         )
         if status := await child.wait():
             raise RuntimeError(f"{folder}: the benchmark's model could not be made: exit status {status}.")

@@ -12,18 +12,19 @@ from loadtests.turns import UnusableRun
 
 
 class PromptTokenizer:
-    """Of one model folder, whose chat template must need nothing but the messages."""
+    """Of one model folder, whose chat template must need nothing but the messages and bos."""
 
     def __init__(self, folder: Path) -> None:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         self._template = environment.from_string(config["chat_template"])
+        self._bos = config.get("bos_token", "")
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """Up to where the answer begins."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        text = self._template.render(messages=turns, add_generation_prompt=True)
+        text = self._template.render(messages=turns, bos_token=self._bos, add_generation_prompt=True)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

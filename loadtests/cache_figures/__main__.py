@@ -1,4 +1,4 @@
-"""Measures what the prefix cache promises: on the next turn, after a restart or a kill, beside others, on disk.
+"""Measures what the prefix cache promises: on the next turn, after restarts, kills and evictions, beside others.
 
     python -m loadtests.cache_figures --rounds 3 --json figures.json
     python -m loadtests.cache_figures --only next_turn,kill_writes --kills 5
@@ -18,6 +18,7 @@ from loadtests.cache_figures import (
     kill_writes,
     memory,
     next_turn,
+    reload,
     restart_kill,
     restart_repeat,
     shared_system,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Bench], Awaitable[Measured]]] = {
     "next_turn": next_turn.measure,
     "restart_kill": restart_kill.measure,
     "restart_repeat": restart_repeat.measure,
+    "reload": reload.measure,
     "shared_system": shared_system.measure,
     "edited": edited.measure,
     "cancelled": cancelled.measure,

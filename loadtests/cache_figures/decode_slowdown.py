@@ -14,7 +14,7 @@ from loadtests.cache_state import DiskState, cache_state, written_to_disk
 from loadtests.figure import Measured, at_least, each, ratio, span
 from loadtests.prompts import long_story
 from loadtests.servers import Server
-from loadtests.streaming_client import ChatRequest, ChatStream
+from loadtests.streaming_client import ChatRequest, ChatStream, Message
 from loadtests.turns import UnusableRun, quiet, require_cold, running_stream
 
 NEIGHBOUR_PROMPT_TOKENS = 2500
@@ -44,9 +44,10 @@ async def measure(bench: Bench) -> Measured:
         for _, server in pair:
             await ask(server, long_story(0))
         for number in range(bench.rounds):
+            running, neighbours = long_story(0), long_story(NEIGHBOUR_PROMPT_TOKENS)  # the same for both of a pair
             for name, server in pair if number % 2 == 0 else reversed(pair):  # drift must not favour one
                 await quiet([writing, not_writing])
-                turns[name].append(await _turn(server))
+                turns[name].append(await _turn(server, running, neighbours))
                 await written_to_disk(server)
     beside = {name: [turn.beside for turn in of_name] for name, of_name in turns.items()}
     after = {name: [turn.after for turn in of_name] for name, of_name in turns.items()}
@@ -66,9 +67,9 @@ async def measure(bench: Bench) -> Measured:
     )
 
 
-async def _turn(server: Server) -> Turn:
-    request = ChatRequest(server.model, long_story(0), RUNNING_ANSWER_TOKENS)
-    neighbours = ChatRequest(server.model, long_story(NEIGHBOUR_PROMPT_TOKENS), NEIGHBOUR_ANSWER_TOKENS)
+async def _turn(server: Server, story: list[Message], neighbours_story: list[Message]) -> Turn:
+    request = ChatRequest(server.model, story, RUNNING_ANSWER_TOKENS)
+    neighbours = ChatRequest(server.model, neighbours_story, NEIGHBOUR_ANSWER_TOKENS)
     async with server.client() as client, AsyncExitStack() as until_the_end:
         async with running_stream(client, request) as running:
             await running.content(PIECES_BEFORE)

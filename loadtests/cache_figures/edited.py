@@ -1,4 +1,4 @@
-"""The last message of a long conversation is changed and sent again, to a model with sliding windows.
+"""The last message of a long conversation is changed and sent again, to Gemma 3, which has sliding windows.
 
 Such a model cannot go back to any place: what its windows held there must have been kept.
 """
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from loadtests.cache_figures.bench import Bench, ask, continued
-from loadtests.cache_figures.window_model import WINDOW_TOKENS, window_folder
+from loadtests.cache_figures.gemma import gemma_folder
 from loadtests.figure import Figure, Measured, at_least, median_of, span
 from loadtests.prompt_tokens import PromptTokenizer, common_length
 from loadtests.prompts import long_story, question
@@ -25,7 +25,7 @@ PLACES: Mapping[str, int] = {"its end": -1, "its middle": LAST_MESSAGE_TOKENS //
 async def measure(bench: Bench) -> Measured:
     shares: dict[str, list[float]] = defaultdict(list)
     common_tokens: dict[str, list[int]] = defaultdict(list)
-    folder = await window_folder(bench.folder)
+    folder = await gemma_folder(bench.store)
     tokenizer = PromptTokenizer(folder)
     async with gateway_server(str(folder), bench.store) as server:
         for _ in range(bench.rounds):
@@ -36,7 +36,7 @@ async def measure(bench: Bench) -> Measured:
     return Measured(
         [_figure(place, of_place) for place, of_place in shares.items()],
         [f"edited at {place}: {span(tokens)} tokens are before the edit" for place, tokens in common_tokens.items()]
-        + [f"a gemma3_text model of random weights with a window of {WINDOW_TOKENS} tokens in five of six layers"],
+        + ["Gemma 3 270M, five of whose six layers have a window of 512 tokens"],
     )
 
 

@@ -54,25 +54,25 @@ async def measure(bench: Bench) -> Measured:
 async def _round(bench: Bench, folder: Path, turns: dict[str, list[ChatStream]]) -> CacheState:
     """Two kills; returns what the last gateway says of the folder."""
     async with bench.gateway(kept_in(folder)) as server:
-        messages, answer = await _first_turn(server)
-        turns[WARM].append(await _next_turn(server, messages, answer))
+        messages, answer = await first_turn(server)
+        turns[WARM].append(await following_turn(server, messages, answer))
         await written_to_disk(server)
         await server.kill()
     async with bench.gateway(kept_in(folder)) as server:
-        turns[KILLED].append(await _next_turn(server, messages, answer))
-        messages, answer = await _first_turn(server)
+        turns[KILLED].append(await following_turn(server, messages, answer))
+        messages, answer = await first_turn(server)
         await server.kill()
     async with bench.gateway(kept_in(folder)) as server:
-        turns[KILLED_AT_ONCE].append(await _next_turn(server, messages, answer))
+        turns[KILLED_AT_ONCE].append(await following_turn(server, messages, answer))
         return await written_to_disk(server)
 
 
-async def _first_turn(server: Server) -> tuple[list[Message], ChatStream]:
+async def first_turn(server: Server) -> tuple[list[Message], ChatStream]:
     messages = long_story(HISTORY_TOKENS)
     answer = await ask(server, messages)
     require_cold([answer])
     return messages, answer
 
 
-async def _next_turn(server: Server, messages: list[Message], answer: ChatStream) -> ChatStream:
+async def following_turn(server: Server, messages: list[Message], answer: ChatStream) -> ChatStream:
     return await ask(server, continued(messages, answer, question(NEW_TOKENS)), ANSWER_TOKENS)
