@@ -72,5 +72,5 @@ def thinking(text: str) -> str:
 
 def call(name: str, **arguments: Any) -> str:
     """As Qwen3 writes it, with reasoning and a word to the reader before it."""
-    written = json.dumps({"name": name, "arguments": arguments})
+    written = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"{thinking(f'I need {name} for that.')}I call {name}.\n<tool_call>\n{written}\n</tool_call>"
