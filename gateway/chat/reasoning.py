@@ -92,6 +92,7 @@ class ReasoningParser:
         space, left = self._taken_space(), self._held
         self._held = ""
         if self.thinking:
+            left = left.rstrip()
             thought = space + left if self._began and left else left
             return [*([Thought(thought)] if thought else []), *self._then.finish()]
         passed = self._then.feed(space + left) if self._state == "before" and space + left else []
