@@ -16,9 +16,13 @@ class TokenEndpoints:
     async def tokenize(self, request: Request) -> Response:
         """POST /v1/tokenize"""
         fields, prompt = to_tokenize(await request.body())
-        found = await self._tokens.tokenize(fields.model, prompt, special=fields.add_special_tokens is not False)
-        pieces = found.pieces if fields.return_token_strs else None
-        return json_response(Tokenized(len(found.ids), found.context_tokens, found.ids, pieces))
+        found = await self._tokens.tokenize(
+            fields.model,
+            prompt,
+            special=fields.add_special_tokens is not False,
+            pieces=bool(fields.return_token_strs),
+        )
+        return json_response(Tokenized(len(found.ids), found.context_tokens, found.ids, found.pieces))
 
     async def detokenize(self, request: Request) -> Response:
         """POST /v1/detokenize"""

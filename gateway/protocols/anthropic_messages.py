@@ -20,6 +20,7 @@ from gateway.generation.request import (
     ToolChoice,
 )
 from gateway.protocols.anthropic_content import Block, MessageParam, service_blocks, system_messages, to_messages
+from gateway.protocols.content_parts import MOST_MESSAGES
 from gateway.protocols.json_body import decode_body
 from gateway.protocols.openai_tools import checked_choice, distinct, json_text
 from gateway.protocols.sampling_fields import SamplingFields, sampling, stop_strings
@@ -79,7 +80,7 @@ class PromptFields(Struct, frozen=True, kw_only=True):
     """What makes the prompt; all that counting its tokens needs."""
 
     model: Annotated[str, Meta(min_length=1)]
-    messages: Annotated[list[MessageParam], Meta(min_length=1)]
+    messages: Annotated[list[MessageParam], Meta(min_length=1, max_length=MOST_MESSAGES)]
     system: str | list[Block] | None = None
     tools: list[ToolParam] | None = None
     tool_choice: ToolChoiceField | None = None

@@ -4,6 +4,9 @@ from msgspec import Struct
 
 from gateway.errors import UnsupportedParameter
 
+MOST_MESSAGES = 10_000
+"""Of one request, each of which takes the event loop some microseconds."""
+
 TEXT_PART_TYPES = ("text", "input_text", "output_text")
 REFUSAL_PART_TYPES = ("refusal",)
 

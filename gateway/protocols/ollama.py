@@ -25,6 +25,7 @@ from gateway.generation.request import (
     Thinking,
     ToolCall,
 )
+from gateway.protocols.content_parts import MOST_MESSAGES
 from gateway.protocols.json_body import ignored_fields
 from gateway.protocols.openai_tools import ChatTool, chat_tools, distinct, json_text
 from gateway.protocols.sampling_fields import SamplingFields, sampling, stop_strings
@@ -76,7 +77,7 @@ class OllamaMessage(Struct, frozen=True):
 
 
 class OllamaChat(OllamaFields, frozen=True, kw_only=True):
-    messages: list[OllamaMessage] | None = None
+    messages: Annotated[list[OllamaMessage], Meta(max_length=MOST_MESSAGES)] | None = None
     tools: list[ChatTool] | None = None
 
 

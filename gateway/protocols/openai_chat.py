@@ -22,7 +22,7 @@ from gateway.generation.request import (
     ToolCall,
     ToolChoice,
 )
-from gateway.protocols.content_parts import Content, text_of
+from gateway.protocols.content_parts import MOST_MESSAGES, Content, text_of
 from gateway.protocols.grammar_fields import GrammarFields, grammar
 from gateway.protocols.json_body import decode_body
 from gateway.protocols.openai_tools import (
@@ -87,7 +87,7 @@ class ChatRequest(GrammarFields, frozen=True, kw_only=True):
     """Fields that mean something here; others are ignored, as agents send many that only OpenAI's own service knows."""
 
     model: Annotated[str, Meta(min_length=1)]
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None

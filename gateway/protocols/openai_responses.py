@@ -19,6 +19,7 @@ from gateway.generation.request import (
     TextRequest,
     Thinking,
 )
+from gateway.protocols.content_parts import MOST_MESSAGES
 from gateway.protocols.json_body import decode_body, ignored_fields
 from gateway.protocols.openai_tools import json_text
 from gateway.protocols.responses_items import InputItem, messages_of, tools_of
@@ -74,7 +75,7 @@ class ResponsesRequest(SamplingFields, frozen=True, kw_only=True):
     """Fields that mean something here; others are ignored, as agents send many that only OpenAI's own service knows."""
 
     model: Annotated[str, Meta(min_length=1)]
-    input: str | list[InputItem] = ""
+    input: str | Annotated[list[InputItem], Meta(max_length=MOST_MESSAGES)] = ""
     instructions: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

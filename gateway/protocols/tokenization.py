@@ -12,6 +12,9 @@ from gateway.generation.request import Conversation
 from gateway.protocols.json_body import decode_body
 from gateway.protocols.openai_chat import ChatRequest, to_text_request
 
+MOST_TOKENS = 131_072
+"""To turn into text at once; that many stop every stream for some 30 ms."""
+
 
 class TokenizeFields(Struct, frozen=True):
     model: Annotated[str, Meta(min_length=1)]
@@ -23,7 +26,7 @@ class TokenizeFields(Struct, frozen=True):
 
 class DetokenizeRequest(Struct, frozen=True):
     model: Annotated[str, Meta(min_length=1)]
-    tokens: list[Annotated[int, Meta(ge=0, le=2**31 - 1)]]
+    tokens: Annotated[list[Annotated[int, Meta(ge=0, le=2**31 - 1)]], Meta(max_length=MOST_TOKENS)]
 
 
 class Tokenized(Struct, frozen=True):

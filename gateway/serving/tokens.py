@@ -1,8 +1,12 @@
 """Texts to tokens and back, with a model's own tokenizer; the weights may still be on their way."""
 
+import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
+
+from tokenizers import Tokenizer
 
 from gateway.chat.detokenizer import decoded
 from gateway.chat.prompt import PromptBuilder
@@ -13,10 +17,11 @@ from gateway.model_pool.pool import ModelPool
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """`pieces` are the tokens as the vocabulary writes them. A prompt and its answer have `context_tokens`."""
+    """`pieces` are the tokens as the vocabulary writes them, if they were asked for. A prompt and its answer have
+    `context_tokens`."""
 
     ids: list[int]
-    pieces: list[str]
+    pieces: list[str] | None
     context_tokens: int
 
 
@@ -28,7 +33,7 @@ class TokenServing:
         self._pool = pool
         self._tokenizing = tokenizing
 
-    async def tokenize(self, model_id: str, prompt: Conversation | str, *, special: bool) -> Tokens:
+    async def tokenize(self, model_id: str, prompt: Conversation | str, *, special: bool, pieces: bool) -> Tokens:
         """A text, with the tokens that the model's texts begin with if `special`; or a conversation's whole prompt."""
         model = await self._pool.text_model(model_id)
         builder = PromptBuilder(model.tokenizer, model.text_limit, self._tokenizing)
@@ -36,8 +41,11 @@ class TokenServing:
             composed = await builder.encode(prompt, special=special)
         else:
             composed = await builder.compose(prompt)
-        encoder = model.tokenizer.backend_tokenizer
-        return Tokens(composed.ids, [encoder.id_to_token(token) for token in composed.ids], model.context_tokens)
+        if not pieces:
+            return Tokens(composed.ids, None, model.context_tokens)
+        written = partial(_written, model.tokenizer.backend_tokenizer, composed.ids)
+        of_ids = await asyncio.get_running_loop().run_in_executor(self._tokenizing, written)
+        return Tokens(composed.ids, of_ids, model.context_tokens)
 
     async def detokenize(self, model_id: str, ids: Sequence[int]) -> str:
         """Raises `InvalidRequest` for what is no token."""
@@ -47,3 +55,7 @@ class TokenServing:
         if (largest := max(ids, default=0)) >= size:
             raise InvalidRequest(f"tokens holds {largest}, but this model's tokens are 0 to {size - 1}.", "tokens")
         return await decoded(tokenizer, ids)
+
+
+def _written(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    return [tokenizer.id_to_token(token) or "" for token in ids]

@@ -121,6 +121,22 @@ async def test_a_text_that_no_context_holds_is_refused_without_counting(client: 
 
 
 @pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/chat/completions", "messages"),
+        ("/v1/messages", "messages"),
+        ("/v1/responses", "input"),
+        ("/api/chat", "messages"),
+    ],
+)
+async def test_too_many_messages_are_refused_at_once(client: httpx.AsyncClient, path: str, field: str) -> None:
+    messages = [{"role": "user", "content": ""}] * 10_001
+    response = await client.post(path, json={"model": "tiny", "max_tokens": 5, field: messages})
+    assert response.status_code == 400
+    assert f"length <= 10000 (at {field})" in response.text
+
+
+@pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"\xff\xff", b"[" * 200_000, b'{"model": "tiny", "messages": "\\ud800"}']
 )
 async def test_a_body_that_is_no_request(client: httpx.AsyncClient, body: bytes) -> None:

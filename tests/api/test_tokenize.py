@@ -41,6 +41,7 @@ async def test_a_conversation_counts_as_its_chat_completion_does(client: httpx.A
         ("/v1/detokenize", {}, 400, "tokens"),
         ("/v1/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
         ("/v1/detokenize", {"tokens": [49152]}, 400, "tokens"),
+        ("/v1/detokenize", {"tokens": [5] * 131_073}, 400, "tokens"),
     ],
 )
 async def test_what_is_wrong(
