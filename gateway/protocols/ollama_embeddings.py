@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from gateway.errors import InvalidRequest
 from gateway.generation.encoding import EmbeddingRequest, Embeddings
 from gateway.protocols.ollama import LATEST
+from gateway.protocols.openai_embeddings import check_number
 
 NANOSECONDS = 1_000_000_000
 
@@ -53,6 +54,7 @@ def to_embedding_request(asked: EmbedRequest | OldEmbedRequest) -> EmbeddingRequ
 def _request(model: str, field: str, texts: list[str], truncate: bool, dimensions: int | None) -> EmbeddingRequest:
     if not texts or not all(texts):
         raise InvalidRequest(f"{field} is empty; an embedding needs something to embed.", field)
+    check_number(texts)
     return EmbeddingRequest(model.removesuffix(LATEST), tuple(texts), dimensions, truncate)
 
 

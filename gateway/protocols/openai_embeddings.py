@@ -5,6 +5,7 @@ Source: OpenAI API reference, "Embeddings"; `truncate` as in Hugging Face's text
 """
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -61,8 +62,7 @@ def to_embedding_request(body: EmbeddingBody) -> EmbeddingRequest:
     texts = _texts(body.input)
     if not texts:
         raise InvalidRequest("input is an empty list; give at least one text.", "input")
-    if len(texts) > MOST_INPUTS:
-        raise InvalidRequest(f"input has {len(texts)} texts; send at most {MOST_INPUTS} at once.", "input")
+    check_number(texts)
     for index, text in enumerate(texts):
         if not text:
             where = "input" if isinstance(body.input, str) else f"input[{index}]"
@@ -77,6 +77,12 @@ def to_embedding_request(body: EmbeddingBody) -> EmbeddingRequest:
         truncate=bool(body.truncate) or limit is not None,
         most_tokens=limit if limit != -1 else None,
     )
+
+
+def check_number(texts: Sequence[object]) -> None:
+    """Raises `InvalidRequest` for more than may be embedded at once."""
+    if len(texts) > MOST_INPUTS:
+        raise InvalidRequest(f"input has {len(texts)} texts; send at most {MOST_INPUTS} at once.", "input")
 
 
 def _texts(given: str | list[str | int | list[int]]) -> tuple[str | tuple[int, ...], ...]:

@@ -254,6 +254,9 @@ async def test_ollamas_words_for_the_same(client: httpx.AsyncClient) -> None:
     assert refused.status_code == 400
     assert "tokens" in refused.json()["error"]
     assert (await client.post("/api/embed", json={"model": MODEL, "input": []})).status_code == 400
+    many = await client.post("/api/embed", json={"model": MODEL, "input": ["x"] * 2049})
+    assert many.status_code == 400
+    assert "at most 2048" in many.json()["error"]
 
 
 async def test_neighbours_lists_tell_what_a_model_is_for(client: httpx.AsyncClient) -> None:
