@@ -3,7 +3,6 @@
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from functools import wraps
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,6 @@ from gateway.api.json_response import json_response
 from gateway.api.request_origin import request_origin
 from gateway.api.warning_header import warning_headers
 from gateway.config import ServerConfig
-from gateway.errors import GatewayError
 from gateway.generation.events import Event
 from gateway.model_pool.pool import ModelPool
 from gateway.protocols.json_body import decode_body, ignored_fields
@@ -26,7 +24,7 @@ from gateway.protocols.ollama import (
     generate_to_text_request,
     ollama_ignored_fields,
 )
-from gateway.protocols.ollama_answer import ErrorLine, Kind, OllamaStream, loaded_line, whole_line
+from gateway.protocols.ollama_answer import Kind, OllamaStream, loaded_line, whole_line
 from gateway.protocols.ollama_embeddings import (
     EmbedRequest,
     OldEmbedRequest,
@@ -35,23 +33,11 @@ from gateway.protocols.ollama_embeddings import (
     to_embedding_request,
 )
 from gateway.protocols.ollama_models import model_tags, ollama_version, running_models, shown_model
-from gateway.protocols.wire_errors import error_headers, wire_status
 from gateway.serving.encoding import EncoderServing
 from gateway.serving.model_cards import model_card
 from gateway.serving.text import TextServing
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def errors_as_ollama_words_them(endpoint: Endpoint) -> Endpoint:
-    @wraps(endpoint)
-    async def answered(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except GatewayError as error:
-            return json_response(ErrorLine(str(error)), wire_status(error).http_status, error_headers(error))
-
-    return answered
 
 
 class OllamaEndpoints:
@@ -63,7 +49,7 @@ class OllamaEndpoints:
 
     @property
     def routes(self) -> Sequence[tuple[str, str, Endpoint]]:
-        table: tuple[tuple[str, str, Endpoint], ...] = (
+        return (
             ("GET", "/api/version", self.version),
             ("GET", "/api/tags", self.tags),
             ("GET", "/api/ps", self.running),
@@ -73,7 +59,6 @@ class OllamaEndpoints:
             ("POST", "/api/embed", self.embed),
             ("POST", "/api/embeddings", self.embed_one),
         )
-        return [(method, path, errors_as_ollama_words_them(endpoint)) for method, path, endpoint in table]
 
     async def version(self, request: Request) -> Response:
         """GET /api/version"""

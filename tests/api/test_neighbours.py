@@ -107,6 +107,25 @@ async def test_errors_are_one_sentence(
     assert named in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "content"),
+    [
+        ("GET", "/api/none", 404, b""),
+        ("GET", "/api/chat", 405, b""),
+        ("POST", "/api/chat", 413, b" " * 33 * 2**20),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+async def test_errors_outside_the_endpoints_are_ollamas_too(
+    client: httpx.AsyncClient, method: str, path: str, status: int, content: bytes
+) -> None:
+    response = await client.request(method, path, content=content)
+    assert response.status_code == status
+    assert isinstance(response.json()["error"], str)
+    for other in ("/api/v0/none", "/api/v1/none", "/apish"):
+        assert (await client.get(other)).json()["error"]["code"] == "unknown_url"
+
+
 async def test_what_clients_look_for_in_a_model(client: httpx.AsyncClient) -> None:
     version = (await client.get("/api/version")).json()["version"]
     assert [int(part) for part in version.split("+")[0].split(".")] >= [0, 6, 4]
