@@ -14,12 +14,12 @@ SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
-def decode_body(body: bytes, kind: type[Body]) -> Body:
-    """Raises `InvalidRequest` for anything but JSON of this shape."""
+def decode_body(body: bytes, kind: type[Body], path: str = "") -> Body:
+    """Raises `InvalidRequest` for anything but JSON of this shape. `path` is where it stands, if it is a field."""
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from error
+        raise _explain(str(error), path) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = str(error)
         if SURROGATE.search(body):
@@ -36,11 +36,13 @@ def ignored_fields(body: bytes, kind: type[msgspec.Struct]) -> list[str]:
     return sorted(name for name, value in fields.items() if name not in known and bytes(value) != b"null")
 
 
-def _explain(message: str) -> InvalidRequest:
+def _explain(message: str, within: str) -> InvalidRequest:
     """msgspec says ``Expected `str`, got `int` - at `$.messages[0].content` ``; clients look at `param`."""
     match = WHERE.match(message)
     reason, path = (match["reason"], (match["path"] or "").removeprefix(".")) if match else (message, "")
     if missing := MISSING.search(reason):
         path = f"{path}.{missing['field']}" if path else missing["field"]
+    if within:
+        path = f"{within}{path}" if path.startswith("[") or not path else f"{within}.{path}"
     where = f" (at {path})" if path else ""
     return InvalidRequest(f"{reason}{where}", param=path or None)

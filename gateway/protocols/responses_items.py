@@ -17,6 +17,7 @@ from msgspec import Struct
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.generation.request import Message, Role, ToolCall
 from gateway.protocols.content_parts import Content, ContentPart, text_of
+from gateway.protocols.json_body import decode_body
 from gateway.protocols.openai_tools import json_text
 from gateway.protocols.responses_tools import ResponsesTool, joined_name
 
@@ -37,7 +38,10 @@ TOOL_LISTS = ("additional_tools", "tool_search_output")
 
 
 class InputItem(Struct, frozen=True):
-    """Of all types; what a type does not have is absent. A message may leave out its type."""
+    """Of all types; what a type does not have is absent. A message may leave out its type.
+
+    `tools` is read where it counts: the lists of services that run their tools themselves have other shapes.
+    """
 
     type: str | None = None
     id: str | None = None
@@ -51,15 +55,15 @@ class InputItem(Struct, frozen=True):
     output: Any = None
     summary: list[ContentPart] | None = None
     encrypted_content: str | None = None
-    tools: list[ResponsesTool] | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"null")
 
 
 def tools_of(items: Sequence[InputItem]) -> list[tuple[str, list[ResponsesTool]]]:
-    """The tools that stand among the items, each list with its path."""
+    """The tools that stand among the items, each list with its path. Raises `InvalidRequest` for what is no tool."""
     return [
-        (f"input[{index}].tools", item.tools)
+        (path := f"input[{index}].tools", decode_body(bytes(item.tools), list[ResponsesTool], path))
         for index, item in enumerate(items)
-        if item.type in TOOL_LISTS and item.tools
+        if item.type in TOOL_LISTS and bytes(item.tools) != b"null"
     ]
 
 

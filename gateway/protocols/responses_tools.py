@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.generation.request import Tool, ToolChoice
@@ -37,9 +37,12 @@ class FreeformFormat(Struct, frozen=True, omit_defaults=True):
 
 
 class ResponsesTool(Struct, frozen=True, omit_defaults=True):
-    """A function, a custom tool, or a namespace of these. Of any other type only the type counts."""
+    """A function, a custom tool, or a namespace of these. Of any other type only the type counts.
 
-    type: str
+    The default is made anew so that it is written when tools are sent back.
+    """
+
+    type: str = field(default_factory=lambda: "function")
     name: Annotated[str, Meta(min_length=1)] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None

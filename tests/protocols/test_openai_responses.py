@@ -279,6 +279,20 @@ def test_every_way_to_choose_among_tools(choice: Any, expected: ToolChoice) -> N
     assert conversation(tools=[READ, PATCH, files], tool_choice=choice).tool_choice == expected
 
 
+def test_lists_of_tools_that_others_run_are_not_read() -> None:
+    listed = {"type": "mcp_list_tools", "server_label": "x", "tools": [{"name": "a", "input_schema": {}}, 3]}
+    assert conversation(input=[listed, {"role": "user", "content": "Hello"}]).tools == ()
+
+
+def test_a_tool_without_a_type_is_a_function_and_sent_back_as_one() -> None:
+    untyped = {name: value for name, value in READ.items() if name != "type"}
+    assert conversation(tools=[untyped]).tools == conversation(tools=[READ]).tools
+    added = {"type": "additional_tools", "role": "developer", "tools": [untyped]}
+    assert conversation(input=[added, {"role": "user", "content": "a"}]).tools == conversation(tools=[READ]).tools
+    request = parse_responses_request(body(tools=[untyped]))
+    assert msgspec.to_builtins(request.tools) == [READ]
+
+
 def test_a_cache_key_names_a_session_of_its_own() -> None:
     assert understood(prompt_cache_key="a").origin.session != understood(prompt_cache_key="b").origin.session
 
@@ -298,6 +312,8 @@ def test_a_cache_key_names_a_session_of_its_own() -> None:
         ({"temperature": 3}, "temperature"),
         ({"tools": [READ, READ]}, "tools[1]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"input": [{"type": "additional_tools", "tools": [READ | {"name": 3}]}]}, "input[0].tools[0].name"),
+        ({"input": [{"type": "additional_tools", "tools": 3}]}, "input[0].tools"),
         ({"tools": [{"type": "namespace", "name": "a"}]}, "tools[0]"),
         ({"tools": [FILES, READ | {"name": "mcp__files__read"}]}, "tools[1]"),
         ({"tool_choice": "required"}, "tool_choice"),
