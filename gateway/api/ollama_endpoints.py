@@ -74,10 +74,11 @@ class OllamaEndpoints:
 
     async def show(self, request: Request) -> Response:
         """POST /api/show: waits until the model's files were read."""
-        asked = decode_body(await request.body(), ShowRequest)
+        body = await request.body()
+        asked = decode_body(body, ShowRequest)
         model = self._pool.find(asked.model_id)
         await model.serving()
-        return json_response(shown_model(model_card(model)))
+        return json_response(shown_model(model_card(model)), headers=warning_headers(ignored_fields(body, ShowRequest)))
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat"""
@@ -121,7 +122,7 @@ class OllamaEndpoints:
     async def _answer(
         self, request: Request, body: bytes, asked: OllamaFields, kind: Kind, events: AsyncGenerator[Event, None]
     ) -> Response:
-        warnings = warning_headers(ollama_ignored_fields(body, type(asked)))
+        warnings = warning_headers(ollama_ignored_fields(body, asked))
         if asked.stream is not False:
             stream = OllamaStream(asked.model, kind)
             return await stream_events(events, stream, request, self._config, warnings, JSON_LINES)

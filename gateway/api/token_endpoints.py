@@ -4,8 +4,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.json_response import json_response
-from gateway.protocols.json_body import decode_body
-from gateway.protocols.tokenization import Detokenized, DetokenizeRequest, Tokenized, to_tokenize
+from gateway.api.warning_header import warning_headers
+from gateway.protocols.json_body import decode_body, ignored_fields
+from gateway.protocols.tokenization import Detokenized, DetokenizeRequest, Tokenized, to_tokenize, tokenize_ignored
 from gateway.serving.tokens import TokenServing
 
 
@@ -15,16 +16,20 @@ class TokenEndpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """POST /v1/tokenize"""
-        fields, prompt = to_tokenize(await request.body())
+        body = await request.body()
+        fields, prompt = to_tokenize(body)
         found = await self._tokens.tokenize(
             fields.model,
             prompt,
             special=fields.add_special_tokens is not False,
             pieces=bool(fields.return_token_strs),
         )
-        return json_response(Tokenized(len(found.ids), found.context_tokens, found.ids, found.pieces))
+        answer = Tokenized(len(found.ids), found.context_tokens, found.ids, found.pieces)
+        return json_response(answer, headers=warning_headers(tokenize_ignored(body, fields)))
 
     async def detokenize(self, request: Request) -> Response:
         """POST /v1/detokenize"""
-        asked = decode_body(await request.body(), DetokenizeRequest)
-        return json_response(Detokenized(await self._tokens.detokenize(asked.model, asked.tokens)))
+        body = await request.body()
+        asked = decode_body(body, DetokenizeRequest)
+        answer = Detokenized(await self._tokens.detokenize(asked.model, asked.tokens))
+        return json_response(answer, headers=warning_headers(ignored_fields(body, DetokenizeRequest)))

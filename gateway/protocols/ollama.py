@@ -4,6 +4,7 @@ Source: Ollama's API documentation (docs/api.md). It streams unless `stream` is 
 arguments as objects.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -108,16 +109,23 @@ class _OptionsAsSent(Struct, frozen=True):
     options: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-def ollama_ignored_fields(body: bytes, kind: type[OllamaFields]) -> list[str]:
-    """The names in a body that was decoded as `kind` which mean nothing here, those of options among them."""
+def ollama_ignored_fields(body: bytes, asked: OllamaFields) -> list[str]:
+    """The names in a body that was decoded as `asked` which have no effect, those of options among them."""
     options = bytes(msgspec.json.decode(body, type=_OptionsAsSent).options)
     ignored = [] if options == b"null" else ignored_fields(options, OllamaOptions)
-    return ignored_fields(body, kind) + [f"options.{name}" for name in ignored]
+    unread = _unread_beside(asked) if isinstance(asked, OllamaGenerate) else []
+    return ignored_fields(body, type(asked)) + unread + [f"options.{name}" for name in ignored]
+
+
+def _unread_beside(asked: OllamaGenerate) -> list[str]:
+    """A raw prompt and one with a gap are no conversations, and a raw one has no gap."""
+    given = {"suffix": asked.suffix and asked.raw, "system": asked.system, "think": asked.think is not None}
+    return [name for name, there in given.items() if there] if asked.raw or asked.suffix else []
 
 
 def chat_to_text_request(chat: OllamaChat, origin: Origin = ANYONE) -> TextRequest:
     """Raises `InvalidRequest` or `UnsupportedParameter`."""
-    messages = tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages or ()))
+    messages = tuple(_messages(chat.messages or ()))
     tools = distinct(chat_tools(chat.tools or ()))
     return _text_request(chat, Conversation(messages, tools, thinking=_thinking(chat)), origin)
 
@@ -175,7 +183,16 @@ def _thinking(fields: OllamaFields) -> Thinking:
     return Thinking(fields.think)
 
 
-def _message(message: OllamaMessage, path: str) -> Message:
+def _messages(given: Sequence[OllamaMessage]) -> Iterator[Message]:
+    """A result that names its tool only is that of the latest call of it."""
+    latest: dict[str, str] = {}
+    for index, message in enumerate(given):
+        understood = _message(message, f"messages[{index}]", latest)
+        latest |= {call.name: call.id for call in understood.tool_calls}
+        yield understood
+
+
+def _message(message: OllamaMessage, path: str, latest: Mapping[str, str]) -> Message:
     _refuse_images(message.images, f"{path}.images")
     calls = tuple(
         ToolCall(call.id, call.function.name, _arguments(call.function.arguments)) for call in message.tool_calls or ()
@@ -183,7 +200,8 @@ def _message(message: OllamaMessage, path: str) -> Message:
     content = message.content or ""
     if message.role == "assistant":
         return Message("assistant", content, calls, reasoning=message.thinking or "")
-    return Message(message.role, content, tool_call_id=message.tool_call_id or "")
+    call_id = message.tool_call_id or latest.get(message.tool_name or "", "")
+    return Message(message.role, content, tool_call_id=call_id)
 
 
 def _arguments(arguments: dict[str, Any] | str | None) -> str:

@@ -172,6 +172,8 @@ def ignored(body: bytes, request: ResponsesRequest) -> list[str]:
         names.append("text.verbosity")
     if request.stream_options and request.stream_options.include_obfuscation:
         names.append("stream_options.include_obfuscation")
+    known = (LOGPROBS, SEALED_REASONING)
+    names += [f"include[{index}].{name}" for index, name in enumerate(request.include or ()) if name not in known]
     return sorted(names)
 
 

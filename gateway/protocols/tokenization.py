@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from gateway.errors import UnsupportedParameter
 from gateway.generation.request import Conversation
-from gateway.protocols.json_body import decode_body
+from gateway.protocols.json_body import decode_body, ignored_fields
 from gateway.protocols.openai_chat import ChatRequest, to_text_request
 
 MOST_TOKENS = 131_072
@@ -38,6 +38,14 @@ class Tokenized(Struct, frozen=True):
 
 class Detokenized(Struct, frozen=True):
     prompt: str
+
+
+def tokenize_ignored(body: bytes, fields: TokenizeFields) -> list[str]:
+    """The names in a body with these fields that mean nothing here."""
+    ignored = ignored_fields(body, TokenizeFields)
+    if fields.prompt is not None:
+        return ignored
+    return sorted(set(ignored) & set(ignored_fields(body, ChatRequest)))
 
 
 def to_tokenize(body: bytes) -> tuple[TokenizeFields, str | Conversation]:

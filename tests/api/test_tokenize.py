@@ -33,6 +33,23 @@ async def test_a_conversation_counts_as_its_chat_completion_does(client: httpx.A
 
 
 @pytest.mark.parametrize(
+    ("path", "fields", "ignored"),
+    [
+        ("/v1/tokenize", {"prompt": "x", "messages": HELLO, "invented": 1}, "invented, messages"),
+        ("/v1/tokenize", {"messages": HELLO, "temperature": 0, "invented": 1}, "invented"),
+        ("/v1/detokenize", {"tokens": [5], "invented": 1}, "invented"),
+        ("/api/show", {"verbose": True}, "verbose"),
+    ],
+)
+async def test_what_has_no_effect_is_named(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any], ignored: str
+) -> None:
+    response = await client.post(path, json={"model": "tiny"} | fields)
+    assert response.status_code == 200
+    assert response.headers["warning"].endswith(f'"ignored parameters: {ignored}"')
+
+
+@pytest.mark.parametrize(
     ("path", "fields", "status", "param"),
     [
         ("/v1/tokenize", {}, 400, "messages"),

@@ -19,7 +19,13 @@ from gateway.generation.events import (
 )
 from gateway.generation.request import Conversation, FillIn, Message, Thinking, ToolCall
 from gateway.protocols.json_body import decode_body
-from gateway.protocols.ollama import OllamaChat, OllamaGenerate, chat_to_text_request, generate_to_text_request
+from gateway.protocols.ollama import (
+    OllamaChat,
+    OllamaGenerate,
+    chat_to_text_request,
+    generate_to_text_request,
+    ollama_ignored_fields,
+)
 from gateway.protocols.ollama_answer import OllamaStream, whole_line
 
 EVENTS: list[Event] = [
@@ -111,3 +117,34 @@ def test_a_suffix_is_a_gap() -> None:
     body = b'{"model": "m", "prompt": "one", "suffix": "two", "options": {"num_predict": 5}, "format": ""}'
     request = generate_to_text_request(decode_body(body, OllamaGenerate))
     assert (request.prompt, request.max_tokens, request.grammar) == (FillIn("one", "two"), 5, None)
+
+
+def test_a_result_that_names_its_tool_is_that_of_the_latest_call() -> None:
+    read, other = CALLS
+    messages = [
+        {"role": "user", "content": "Read."},
+        {"role": "assistant", "tool_calls": [read, other]},
+        {"role": "tool", "tool_name": "list", "content": "a"},
+        {"role": "tool", "tool_name": "read", "content": "b"},
+        {"role": "assistant", "tool_calls": [read | {"id": "call_3"}]},
+        {"role": "tool", "tool_name": "read", "content": "c"},
+        {"role": "tool", "tool_name": "read", "tool_call_id": "call_1", "content": "d"},
+        {"role": "tool", "tool_name": "write", "content": "e"},
+    ]
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    prompt = chat_to_text_request(decode_body(body, OllamaChat)).prompt
+    assert isinstance(prompt, Conversation)
+    results = [message.tool_call_id for message in prompt.messages if message.role == "tool"]
+    assert results == ["call_2", "call_1", "call_3", "call_1", ""]
+
+
+def test_what_has_no_effect_beside_a_raw_prompt_or_a_gap_is_named() -> None:
+    fields = {"model": "m", "prompt": "one", "system": "Be brief.", "think": False}
+    for more, ignored in (
+        ({"raw": True, "suffix": "two"}, ["suffix", "system", "think"]),
+        ({"raw": True}, ["system", "think"]),
+        ({"suffix": "two"}, ["system", "think"]),
+        ({}, []),
+    ):
+        body = json.dumps(fields | more).encode()
+        assert ollama_ignored_fields(body, decode_body(body, OllamaGenerate)) == ignored

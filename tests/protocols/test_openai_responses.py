@@ -373,12 +373,21 @@ def test_what_has_no_effect_is_known() -> None:
         "text": {"verbosity": "low"},
         "stream_options": {"include_obfuscation": True},
         "user": "u",
+        "include": ["message.output_text.logprobs", "web_search_call.action.sources"],
         "service_tier": "flex",
         "tools": [{"type": "web_search"}, {"type": "mcp", "server_label": "a"}, READ, AGENTS],
     }
     sent = body(**fields)
     request = parse_responses_request(sent)
-    names = ["service_tier", "store", "stream_options.include_obfuscation", "text.verbosity", "truncation", "user"]
+    names = [
+        "include[1].web_search_call.action.sources",
+        "service_tier",
+        "store",
+        "stream_options.include_obfuscation",
+        "text.verbosity",
+        "truncation",
+        "user",
+    ]
     assert ignored(sent, request) == names
     assert ignored_tools(request) == ["mcp", "web_search"]
 
