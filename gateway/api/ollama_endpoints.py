@@ -14,6 +14,7 @@ from gateway.api.warning_header import warning_headers
 from gateway.config import ServerConfig
 from gateway.generation.events import Event
 from gateway.model_pool.pool import ModelPool
+from gateway.model_pool.resident_model import ModelState
 from gateway.protocols.json_body import decode_body, ignored_fields
 from gateway.protocols.ollama import (
     OllamaChat,
@@ -84,8 +85,8 @@ class OllamaEndpoints:
         """POST /api/chat"""
         body = await request.body()
         chat = decode_body(body, OllamaChat)
-        if not chat.messages:
-            return await self._loaded(chat, "chat")
+        if chat.asks_nothing:
+            return await self._loaded(request, body, chat, "chat")
         events = self._text.generate(chat_to_text_request(chat, request_origin(request)))
         return await self._answer(request, body, chat, "chat", events)
 
@@ -93,8 +94,8 @@ class OllamaEndpoints:
         """POST /api/generate"""
         body = await request.body()
         generate = decode_body(body, OllamaGenerate)
-        if not generate.prompt and not generate.suffix:
-            return await self._loaded(generate, "generate")
+        if generate.asks_nothing:
+            return await self._loaded(request, body, generate, "generate")
         events = self._text.generate(generate_to_text_request(generate, request_origin(request)))
         return await self._answer(request, body, generate, "generate", events)
 
@@ -114,10 +115,17 @@ class OllamaEndpoints:
         warnings = warning_headers(ignored_fields(body, OldEmbedRequest))
         return json_response(old_embed_answer(embeddings), headers=warnings)
 
-    async def _loaded(self, asked: OllamaFields, kind: Kind) -> Response:
-        """Ollama's way to have a model ready: a request for no answer."""
+    async def _loaded(self, request: Request, body: bytes, asked: OllamaFields, kind: Kind) -> Response:
+        """Ollama's way to have a model ready, or its memory given up: a request for no answer."""
+        warnings = warning_headers(ollama_ignored_fields(body, asked))
+        model = self._pool.find(asked.model_id)
+        if asked.unloads:
+            if model.state is not ModelState.ON_DISK:
+                await model.evict()
+            return json_response(loaded_line(asked.model, kind, "unload"), headers=warnings)
         await self._pool.text_model(asked.model_id)
-        return json_response(loaded_line(asked.model, kind))
+        await unless_disconnected(request, model.ready())
+        return json_response(loaded_line(asked.model, kind, "load"), headers=warnings)
 
     async def _answer(
         self, request: Request, body: bytes, asked: OllamaFields, kind: Kind, events: AsyncGenerator[Event, None]

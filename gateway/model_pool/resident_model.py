@@ -84,6 +84,7 @@ class ResidentModel:
         self._restart_wait = 0.0
         self._reloading: asyncio.Task[None] | None = None
         self._decided = asyncio.Event()  # requests can be understood, or never will be
+        self._settled = asyncio.Event()  # the weights are in memory, or never will be
 
     @property
     def failure(self) -> GatewayError | None:
@@ -138,6 +139,13 @@ class ResidentModel:
         self.load_again()
         assert self._serving is not None
         return self._serving
+
+    async def ready(self) -> None:
+        """Waits until the weights are in memory, and has them loaded if need be. Raises why the model cannot serve."""
+        await self.serving()
+        await self._settled.wait()
+        if self.failure:
+            raise self.failure.with_traceback(None)
 
     def load_again(self) -> None:
         """Begins to load a model that was evicted; nothing happens to any other."""
@@ -248,6 +256,7 @@ class ResidentModel:
         assert self._serving
         assert self._folder
         self._state, self._doing, self._fraction = ModelState.LOADING, "loading the weights", 0.0
+        self._settled.clear()
         hardware, blas, tell = self._config.hardware, self._blas, self._set_fraction
         match self._serving:
             case TextModel(engine=engine):
@@ -264,6 +273,7 @@ class ResidentModel:
         self._metrics.load_seconds.set(seconds)
         self._metrics.weight_bytes.set(ready.weight_bytes)
         self.weight_bytes = ready.weight_bytes
+        self._settled.set()
         log.info(
             "%s is ready after %.1f s on %s, %.0f MB, context %d tokens, %s",
             self.model_id,
@@ -310,6 +320,7 @@ class ResidentModel:
         else:
             self._failure_at_first = error
         self._decided.set()
+        self._settled.set()
 
 
 def _load_text_side(folder: Path) -> "TextSide":

@@ -4,6 +4,7 @@ Source: Ollama's API documentation (docs/api.md). It streams unless `stream` is 
 arguments as objects.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from gateway.protocols.json_body import ignored_fields
 from gateway.protocols.openai_tools import ChatTool, chat_tools, distinct, json_text
 from gateway.protocols.sampling_fields import SamplingFields, sampling, stop_strings
 
+NO_TIME = re.compile(r"0+(\.0+)?(ns|us|µs|ms|s|m|h)?")
 LATEST = ":latest"
 """What Ollama's clients may put behind the name of a model."""
 
@@ -44,17 +46,31 @@ class OllamaOptions(SamplingFields, frozen=True, kw_only=True):
 
 
 class OllamaFields(Struct, frozen=True, kw_only=True):
-    """What both have. The context's size (`options.num_ctx`) and `keep_alive` are the server's to choose."""
+    """What both have. The context's size (`options.num_ctx`) is the server's to choose, and so is `keep_alive` but in a
+    request for no answer."""
 
     model: Annotated[str, Meta(min_length=1)]
     format: str | dict[str, Any] | None = None
     options: OllamaOptions | None = None
     stream: bool | None = None
     think: bool | str | None = None
+    keep_alive: float | str | None = None
 
     @property
     def model_id(self) -> str:
         return self.model.removesuffix(LATEST)
+
+    @property
+    def asks_nothing(self) -> bool:
+        """But that the model be there, or no more."""
+        raise NotImplementedError
+
+    @property
+    def unloads(self) -> bool:
+        """The model's memory shall be given up."""
+        kept = self.keep_alive
+        none = NO_TIME.fullmatch(kept) is not None if isinstance(kept, str) else kept == 0
+        return self.asks_nothing and none
 
 
 class OllamaFunction(Struct, frozen=True):
@@ -81,6 +97,10 @@ class OllamaChat(OllamaFields, frozen=True, kw_only=True):
     messages: Annotated[list[OllamaMessage], Meta(max_length=MOST_MESSAGES)] | None = None
     tools: list[ChatTool] | None = None
 
+    @property
+    def asks_nothing(self) -> bool:
+        return not self.messages
+
 
 class OllamaGenerate(OllamaFields, frozen=True, kw_only=True):
     prompt: str | None = None
@@ -89,6 +109,10 @@ class OllamaGenerate(OllamaFields, frozen=True, kw_only=True):
     template: str | None = None
     raw: bool | None = None
     images: list[Any] | None = None
+
+    @property
+    def asks_nothing(self) -> bool:
+        return not self.prompt and not self.suffix
 
 
 class ShowRequest(Struct, frozen=True):
@@ -114,7 +138,8 @@ def ollama_ignored_fields(body: bytes, asked: OllamaFields) -> list[str]:
     options = bytes(msgspec.json.decode(body, type=_OptionsAsSent).options)
     ignored = [] if options == b"null" else ignored_fields(options, OllamaOptions)
     unread = _unread_beside(asked) if isinstance(asked, OllamaGenerate) else []
-    return ignored_fields(body, type(asked)) + unread + [f"options.{name}" for name in ignored]
+    unread += ["keep_alive"] if asked.keep_alive is not None and not asked.unloads else []
+    return sorted(ignored_fields(body, type(asked)) + unread) + [f"options.{name}" for name in ignored]
 
 
 def _unread_beside(asked: OllamaGenerate) -> list[str]:

@@ -163,9 +163,9 @@ async def whole_line(events: AsyncIterator[Event], model: str, kind: Kind) -> Li
     )
 
 
-def loaded_line(model: str, kind: Kind) -> Line:
-    """The answer to a request that asks for nothing but that the model be there."""
-    return part(model, kind, done_reason="load", figures={})
+def loaded_line(model: str, kind: Kind, done: Literal["load", "unload"]) -> Line:
+    """The answer to a request that asks for nothing but that the model be there, or no more."""
+    return part(model, kind, done_reason=done, figures={})
 
 
 def part(

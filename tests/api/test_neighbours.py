@@ -60,6 +60,33 @@ async def test_an_empty_request_has_the_model_loaded(client: httpx.AsyncClient) 
         assert (loaded["done"], loaded["done_reason"]) == (True, "load")
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_a_model_is_unloaded_and_loaded_as_ollama_does(client: httpx.AsyncClient, path: str) -> None:
+    async def running() -> list[str]:
+        return [model["name"] for model in (await client.get("/api/ps")).json()["models"]]
+
+    for keep_alive in (0, "0s"):
+        unloaded = await client.post(path, json={"model": "tiny:latest", "keep_alive": keep_alive, "invented": 1})
+        assert (unloaded.json()["done"], unloaded.json()["done_reason"]) == (True, "unload")
+        assert unloaded.headers["warning"].endswith('"ignored parameters: invented"')
+        assert await running() == []
+    loaded = await client.post(path, json={"model": "tiny", "keep_alive": "5m"})
+    assert loaded.json()["done_reason"] == "load"
+    assert loaded.headers["warning"].endswith('"ignored parameters: keep_alive"')
+    assert await running() == ["tiny"]
+
+
+async def test_a_model_that_serves_is_not_unloaded(client: httpx.AsyncClient) -> None:
+    request = body(options={"temperature": 0, "num_predict": 400})
+    async with client.stream("POST", "/api/chat", json=request) as answer:
+        lines_of_answer = answer.aiter_lines()
+        await anext(lines_of_answer)
+        refused = await client.post("/api/generate", json={"model": "tiny", "keep_alive": 0})
+        assert refused.status_code == 409
+        assert "cannot be evicted now" in refused.json()["error"]
+        assert '"done":true' in "".join([line async for line in lines_of_answer])
+
+
 async def test_an_answer_keeps_to_its_format(client: httpx.AsyncClient) -> None:
     properties = {"yes": {"type": "boolean"}}
     schema = {"type": "object", "properties": properties, "required": ["yes"], "additionalProperties": False}
