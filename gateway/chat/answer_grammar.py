@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gateway.chat.output_format import OutputFormat
 from gateway.chat.reasoning import ReasoningMarks
+from gateway.chat.tool_calls.dialect import ToolDialect
 from gateway.chat.tool_calls.written_calls import WrittenCalls
 from gateway.errors import UnsupportedParameter
 from gateway.generation.grammar import NOTHING, Exactly, FreeText, InOrder, OneOf, Repeated, Shape
@@ -86,16 +87,25 @@ def _behind_reasoning(
         if calls is None:
             raise UnsupportedParameter("This model's tool calls cannot be enforced; let it choose.", "tool_choice")
         return calls.alone(parallel=parallel)
-    calls = None if output.calls.frames_every_answer else output.calls.written(tools, parallel=parallel)
+    calls = output.calls.written(tools, parallel=parallel)
+    if mode == "none" and (form or calls is None or output.calls.frames_every_answer):
+        return form or _framed_text(output.calls, not_beginning)
     if calls is None:
+        if strict := next((tool for tool in tools if tool.strict), None):
+            raise UnsupportedParameter(
+                f"This model's tool calls cannot be enforced, so {strict.name} cannot be strict.", strict.param
+            )
         return form
     if mode == "none":
-        return form or _without_calls(calls, not_beginning)
+        return _without_calls(calls, not_beginning)
     if form:
         return OneOf((calls.beside_json or calls.alone(parallel=parallel), form))
     if calls.only_first:
         return OneOf((calls.alone(parallel=parallel), _without_calls(calls, not_beginning)))
-    return _text_and_calls(calls, not_beginning, parallel=parallel)
+    if output.calls.frames_every_answer:
+        text = _framed_text(output.calls, not_beginning)
+        return _text_and_calls(calls, text, parallel=parallel)
+    return _text_and_calls(calls, FreeText(not_beginning=not_beginning), parallel=parallel)
 
 
 def _callable(conversation: Conversation) -> Sequence[Tool]:
@@ -109,8 +119,15 @@ def _without_calls(calls: WrittenCalls, not_beginning: tuple[str, ...]) -> FreeT
     return FreeText(without=(calls.opening,), not_beginning=not_beginning)
 
 
-def _text_and_calls(calls: WrittenCalls, not_beginning: tuple[str, ...], *, parallel: bool) -> Shape:
+def _framed_text(dialect: ToolDialect, not_beginning: tuple[str, ...]) -> FreeText:
+    """Text with the marks that stand in every answer, and without calls."""
+    return FreeText(
+        without=tuple(dialect.call_begins), not_beginning=not_beginning, special=tuple(dialect.special_tokens)
+    )
+
+
+def _text_and_calls(calls: WrittenCalls, before: FreeText, *, parallel: bool) -> Shape:
     """Text in which a grammar holds each call from its opening on; after an only call the answer ends."""
-    called = InOrder((FreeText(until=calls.opening, not_beginning=not_beginning), calls.rest))
-    text = _without_calls(calls, not_beginning)
+    called = InOrder((replace(before, until=calls.opening), calls.rest))
+    text = before if before.special else _without_calls(calls, before.not_beginning)
     return InOrder((Repeated(called), text)) if parallel else OneOf((called, text))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.chat.output_parser import OutputParser, PlainParser
+from gateway.chat.output_parser import FirstCallOnly, OutputParser, PlainParser
 from gateway.chat.reasoning import ReasoningMarks, ReasoningParser, reasoning_marks
 from gateway.chat.tool_calls.dialect import ToolDialect
 from gateway.chat.tool_calls.table import DEFAULT_DIALECT, dialect_of
@@ -21,10 +21,12 @@ class OutputFormat:
         marks = self.reasoning.tokens if self.reasoning else ()
         return frozenset((*marks, *(self.calls.special_tokens if self.calls else ())))
 
-    def parser(self, tools: Sequence[Tool], prompt_end: str) -> OutputParser:
-        """For one answer to a prompt whose text ends so. Without tools nothing is taken for a call."""
+    def parser(self, tools: Sequence[Tool], prompt_end: str, *, parallel: bool = True) -> OutputParser:
+        """For one answer to a prompt whose text ends so. It gives no calls without tools, and one unless `parallel`."""
         calls = self.calls if self.calls and (tools or self.calls.frames_every_answer) else None
         parser: OutputParser = calls.parser(tools) if calls else PlainParser()
+        if not parallel:
+            parser = FirstCallOnly(parser)
         if self.reasoning:
             parser = ReasoningParser(self.reasoning, parser, opened=self.reasoning.opened_in(prompt_end))
         return parser

@@ -57,6 +57,36 @@ class OutputParser(Protocol):
         """Whether more reasoning is expected next."""
 
 
+class FirstCallOnly:
+    """Another's pieces without the calls that follow the first, where no grammar keeps a model from writing them."""
+
+    def __init__(self, of: OutputParser) -> None:
+        self._of = of
+        self._calls = 0
+
+    @property
+    def saying(self) -> bool:
+        return self._of.saying
+
+    @property
+    def thinking(self) -> bool:
+        return self._of.thinking
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._kept(self._of.feed(text))
+
+    def finish(self) -> list[Piece]:
+        return self._kept(self._of.finish())
+
+    def _kept(self, pieces: list[Piece]) -> list[Piece]:
+        kept: list[Piece] = []
+        for piece in pieces:
+            self._calls += isinstance(piece, CallBegan)
+            if self._calls < 2 or not isinstance(piece, CallBegan | CallArguments):
+                kept.append(piece)
+        return kept
+
+
 class PlainParser:
     """Of a model that neither reasons nor calls tools: every text is for the reader."""
 

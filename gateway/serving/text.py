@@ -218,6 +218,7 @@ def _new_answers(request: TextRequest, prompt: Prompt, model: TextModel) -> list
     tokenizer = model.tokenizer.backend_tokenizer
     conversation = request.prompt if isinstance(request.prompt, Conversation) else None
     output = output_format(model.template) if conversation else PLAIN
+    tools = conversation.tools if conversation and conversation.tool_choice.mode != "none" else ()
     texts = TokenTexts(tokenizer)
     return [
         Answer(
@@ -225,7 +226,7 @@ def _new_answers(request: TextRequest, prompt: Prompt, model: TextModel) -> list
             Detokenizer(tokenizer, output.special_tokens),
             texts,
             request.stop,
-            output.parser(conversation.tools if conversation else (), prompt.end),
+            output.parser(tools, prompt.end, parallel=conversation is None or conversation.parallel_tool_calls),
         )
         for index in range(request.choices)
     ]

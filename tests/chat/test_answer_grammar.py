@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ import pytest
 
 from gateway.chat.answer_grammar import answer_shape
 from gateway.chat.output_format import OutputFormat
+from gateway.chat.output_parser import CallArguments, CallBegan
 from gateway.chat.reasoning import ReasoningMarks
 from gateway.chat.tool_calls.dialect import ToolDialect
 from gateway.chat.tool_calls.gemma4 import Gemma4
+from gateway.chat.tool_calls.harmony import Harmony
 from gateway.chat.tool_calls.hermes import Hermes
+from gateway.chat.tool_calls.lfm2 import Lfm2
 from gateway.chat.tool_calls.llama3_json import Llama3Json
 from gateway.engine.grammar_compiler import GrammarCompiler
 from gateway.errors import UnsupportedParameter
 from gateway.generation.grammar import Shape
 from gateway.generation.request import Conversation, Grammar, Message, Thinking, Tool, ToolChoice
+from tests.chat.tool_calls.readings import fed
 from tests.random_answers import END, SECOND_END
 
 PARAMETERS = {
@@ -254,3 +259,66 @@ def test_marks_of_more_than_one_token(takes: Takes) -> None:
     opened = shape(reasoning=COMPOSED, thinking=Thinking(enabled=False), prompt_end=f"{IM_START}thought")
     assert takes(opened, "<file_sep>yes")
     assert not takes(opened, "yes")
+
+
+class FramedGemma(Framing):
+    """The same with a frame around every answer, and calls that a grammar writes."""
+
+    frames_every_answer = True
+    syntax = Lfm2.syntax
+
+
+def test_calls_that_no_grammar_writes_are_not_opened_where_they_are_unwanted(takes: Takes) -> None:
+    asked = shape(calls=Framing(), tools=TOOLS, tool_choice=ToolChoice("none"))
+    assert takes(asked, f"I look.{IM_START}")
+    assert not takes(asked, f"I look.{REPO_NAME}call:read{{}}{IM_START}")
+    assert shape(calls=Framing(), tools=TOOLS, tool_choice=ToolChoice("none"), form=FORM) == FORM
+
+
+def test_a_strict_tool_whose_calls_no_grammar_writes_is_refused() -> None:
+    strict = replace(TOOLS[0], strict=True, param="tools[0].function.parameters")
+    with pytest.raises(UnsupportedParameter, match="strict") as caught:
+        shape(calls=Gemma4(), tools=(strict,))
+    assert caught.value.param == strict.param
+    assert shape(calls=Gemma4(), tools=(strict,), tool_choice=ToolChoice("none")) is not None
+
+
+def test_calls_in_framed_answers_are_right(takes: Takes) -> None:
+    asked = shape(calls=FramedGemma(), tools=TOOLS)
+    assert takes(asked, f'I look.{IM_START} Then{REPO_NAME}[read(path="a")]{IM_START} Done.')
+    assert not takes(asked, f'I look.{REPO_NAME}[write(path="a")]{IM_START}')
+
+
+class ShortHarmony(Harmony):
+    """With the demo model's special tokens for some of its marks."""
+
+    channel, opening = IM_START, REPO_NAME
+    special_tokens = (IM_START, REPO_NAME)
+    call_begins = (f"{IM_START}commentary to=",)
+
+
+def test_calls_in_channels(takes: Takes) -> None:
+    calls = ShortHarmony()
+
+    def written(name: str) -> str:
+        head = f"{calls.channel}commentary to=functions.{name} {calls.constrain}json{calls.opening}"
+        return f'{thought}{head}{{"path": "a"}}{calls.closing}'
+
+    thought = f"{calls.channel}analysis{calls.opening}Hm.<|end|><|start|>assistant"
+    said = f"{thought}{calls.channel}commentary{calls.opening}I look."
+    asked = shape(calls=calls, tools=TOOLS)
+    assert takes(asked, said)
+    assert takes(asked, written("read"))
+    assert not takes(asked, written("write"))
+    unwanted = shape(calls=calls, tools=TOOLS, tool_choice=ToolChoice("none"))
+    assert takes(unwanted, said)
+    assert not takes(unwanted, written("read"))
+
+
+def test_calls_after_the_first_are_left_out_where_one_is_wished() -> None:
+    text = "A<|tool_call>call:read{path:1}<tool_call|><|tool_call>call:list{path:2}<tool_call|>"
+    output = OutputFormat(None, Gemma4())
+    for parallel, names in ((True, ["read", "list"]), (False, ["read"])):
+        pieces = fed(output.parser(TOOLS, "", parallel=parallel), text)
+        assert [piece.name for piece in pieces if isinstance(piece, CallBegan)] == names
+        assert sum(isinstance(piece, CallArguments) for piece in pieces) == len(names)

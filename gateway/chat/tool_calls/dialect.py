@@ -19,6 +19,10 @@ class ToolDialect(Protocol):
     def frames_every_answer(self) -> bool:
         """Whether there is markup also in an answer that may call nothing."""
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        """Marks of which one begins every call; nothing where no mark tells a call from a text."""
+
     def is_spoken_by(self, template: str) -> bool:
         """Whether a model with this chat template writes its calls so."""
 

@@ -28,8 +28,9 @@ class Harmony:
     opening = "<|message|>"
     closing = "<|call|>"
     ends = ("<|end|>", "<|return|>", closing)
-    special_tokens = (start, channel, constrain, opening, *ends)
+    special_tokens: Sequence[str] = (start, channel, constrain, opening, *ends)
     frames_every_answer = True
+    call_begins: Sequence[str] = (f"{channel}commentary to=", f"{channel}analysis to=", f"{start}assistant to=")
 
     def is_spoken_by(self, template: str) -> bool:
         return self.channel in template and self.opening in template
@@ -38,7 +39,7 @@ class Harmony:
         return ReadingParser(self.special_tokens, lambda reader: self._read(reader, may_call=bool(tools)))
 
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
-        """A call is a whole answer: its last mark ends it, so there is one."""
+        """A call is a whole answer: its last mark ends it, so there is one. All marks are special tokens of gpt-oss."""
 
         def call(tool: Tool) -> Shape:
             marks = (Exactly(self.constrain), Exactly("json"), Exactly(self.opening))

@@ -29,6 +29,10 @@ class MarkedJson:
     def special_tokens(self) -> tuple[str, ...]:
         return tuple(mark for mark in (self.opening, self.closing, *self.ignored) if mark)
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        return (self.opening,)
+
     def is_spoken_by(self, template: str) -> bool:
         return self.opening in template
 

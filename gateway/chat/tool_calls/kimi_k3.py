@@ -31,6 +31,10 @@ class KimiK3(TaggedCalls):
     special_tokens = ("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>")
     frames_every_answer = True
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        return (self.sections[2], self.call_opens)
+
     def is_spoken_by(self, template: str) -> bool:
         return "<|open|>" in template and "<|sep|>" in template
 

@@ -23,6 +23,7 @@ class Llama3Json:
     marks = (opening, "<|python_start|>", "<|python_end|>")
     special_tokens = marks
     frames_every_answer = False
+    call_begins = ()
 
     def is_spoken_by(self, template: str) -> bool:
         return self.opening in template or ("dictionary of argument name" in template and "ipython" in template)

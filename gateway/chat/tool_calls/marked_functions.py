@@ -27,6 +27,10 @@ class MarkedFunctions:
     def special_tokens(self) -> Sequence[str]:
         return (self.opening, self.closing, *(mark for mark in self.syntax.quotes.marks if len(mark) > 3))
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        return (self.opening,)
+
     def is_spoken_by(self, template: str) -> bool:
         return self.opening in template
 

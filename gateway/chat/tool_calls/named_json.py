@@ -23,6 +23,10 @@ class NamedJson:
     def special_tokens(self) -> Sequence[str]:
         return tuple(mark for mark in (*self.sections, self.opening, self.separator, self.closing) if mark)
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        return (self.sections[0] if self.sections else self.opening,)
+
     def is_spoken_by(self, template: str) -> bool:
         return self.opening in template
 

@@ -24,6 +24,7 @@ class Pythonic:
     marks = ("<|python_start|>", "<|python_end|>")
     special_tokens = marks
     frames_every_answer = False
+    call_begins = ()
 
     def is_spoken_by(self, template: str) -> bool:
         return EXAMPLE.search(template) is not None

@@ -38,6 +38,10 @@ class TaggedCalls:
     special_tokens: Sequence[str] = ()
     frames_every_answer = False
 
+    @property
+    def call_begins(self) -> Sequence[str]:
+        return (self.sections[0] if self.sections else self.call_opens,)
+
     def is_spoken_by(self, template: str) -> bool:
         return self.call_opens in template and self.key_opens in template
 
