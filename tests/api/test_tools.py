@@ -151,3 +151,24 @@ async def test_where_the_model_may_choose_such_a_tool_takes_any_object_unless_it
         odd = {"type": "function", "function": function | {"strict": strict}}
         response = await client.post("/v1/chat/completions", json=body(max_tokens=4) | {"tools": [odd]})
         assert response.status_code == status, response.text
+
+
+ODD = {"type": "object", "if": {}}
+IN_OTHER_PROTOCOLS: dict[str, tuple[dict[str, Any], str]] = {
+    "/v1/responses": (
+        {"input": "Hi", "tools": [{"type": "function", "name": "odd", "parameters": ODD}], "tool_choice": "required"},
+        "tools[0].parameters",
+    ),
+    "/v1/messages": (
+        {"messages": ASK, "tools": [{"name": "odd", "input_schema": ODD}], "tool_choice": {"type": "any"}},
+        "tools[0].input_schema",
+    ),
+}
+
+
+@pytest.mark.parametrize("route", IN_OTHER_PROTOCOLS)
+async def test_other_protocols_name_their_own_field(client: httpx.AsyncClient, route: str) -> None:
+    fields, param = IN_OTHER_PROTOCOLS[route]
+    response = await client.post(route, json={"model": MODEL, "max_tokens": 9} | fields)
+    assert response.status_code == 400
+    assert param in response.text

@@ -150,6 +150,16 @@ def test_a_call_that_only_begins_an_answer(takes: Takes) -> None:
     assert not takes(shape(calls=Llama3Json(), tools=TOOLS, tool_choice=ToolChoice("none")), bare)
 
 
+def test_harmony_may_reason_before_a_call_that_is_asked_for(takes: Takes) -> None:
+    asked = shape(calls=Harmony(), tools=TOOLS, tool_choice=ToolChoice("required"))
+    commentary = '<|channel|>commentary to=functions.read <|constrain|>json<|message|>{"path": "a"}'
+    thought = "<|channel|>analysis<|message|>I should look.<|end|><|start|>assistant"
+    assert takes(asked, commentary)
+    assert takes(asked, thought + commentary)
+    assert not takes(asked, thought)
+    assert not takes(asked, commentary.replace("path", "name"))
+
+
 def test_a_form_and_tools_are_one_or_the_other(takes: Takes) -> None:
     asked = shape(tools=TOOLS, form=FORM)
     for right in ("yes", "no", call()):
