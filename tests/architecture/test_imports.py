@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "gateway"
 ROWS = (
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"server"},
     {"app"},
     {"api"},
