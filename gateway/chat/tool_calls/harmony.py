@@ -15,7 +15,7 @@ from gateway.chat.output_parser import OutputParser
 from gateway.chat.tool_calls.json_values import copy_arguments
 from gateway.chat.tool_calls.reading import Reader, Reading, ReadingParser, nowhere
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, arguments
-from gateway.generation.grammar import Exactly, FreeText, InOrder, OneOf, Shape
+from gateway.generation.grammar import Exactly, FreeText, InOrder, Shape
 from gateway.generation.request import Tool
 
 RECIPIENT = re.compile(r"\bto=([^\s<]+)")
@@ -39,16 +39,19 @@ class Harmony:
         return ReadingParser(self.special_tokens, lambda reader: self._read(reader, may_call=bool(tools)))
 
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
-        """Perhaps reasoning, then one call: the mark behind it ends the answer. All marks are special tokens."""
+        """One call: the mark behind it ends the answer. All marks are special tokens of gpt-oss."""
 
         def call(tool: Tool) -> Shape:
             marks = (Exactly(self.constrain), Exactly("json"), Exactly(self.opening))
             return InOrder((Exactly(f"commentary to=functions.{tool.name} "), *marks, arguments(tool)))
 
-        calls = any_of(tools, call)
-        thought = (Exactly("analysis"), Exactly(self.opening), FreeText(until=self.ends[0]))
-        again = (Exactly(self.start), Exactly("assistant"), Exactly(self.channel))
-        return WrittenCalls(self.channel, OneOf((calls, InOrder((*thought, *again, calls)))))
+        thought = InOrder(
+            (
+                *(Exactly(self.channel), Exactly("analysis"), Exactly(self.opening), FreeText(until=self.ends[0])),
+                *(Exactly(self.start), Exactly("assistant")),
+            )
+        )
+        return WrittenCalls(self.channel, any_of(tools, call), thought=thought)
 
     def _read(self, reader: Reader, *, may_call: bool) -> Reading[None]:
         while (yield from reader.say_until((self.start, self.channel, self.opening))):

@@ -18,8 +18,9 @@ class WrittenCalls:
 
     With a `separator` an answer may have more blocks, without one a block holds all its calls. The grammar takes over
     at the opening; a dialect whose opening is common in texts begins its answer with it, and `marks` tell what no
-    other answer begins with. Calls that are bare JSON come `beside_json` as JSON throughout: a grammar looks for its
-    longest word, which would hide a form that begins as they do.
+    other answer begins with. Where nothing but calls is asked for, a `thought` may come first. Calls that are bare
+    JSON come `beside_json` as JSON throughout: a grammar looks for its longest word, which would hide a form that
+    begins as they do.
     """
 
     opening: str
@@ -27,6 +28,7 @@ class WrittenCalls:
     separator: str | None = None
     marks: tuple[str, ...] = ()
     beside_json: Shape | None = None
+    thought: Shape | None = None
 
     @property
     def only_first(self) -> bool:
@@ -35,9 +37,10 @@ class WrittenCalls:
     def alone(self, *, parallel: bool) -> Shape:
         """An answer of calls and nothing else; in `parallel`, of one or more."""
         block = InOrder((Exactly(self.opening), self.rest))
+        first = InOrder((maybe(self.thought), block)) if self.thought else block
         if self.separator is None or not parallel:
-            return block
-        return InOrder((block, Repeated(InOrder((Exactly(self.separator), block)))))
+            return first
+        return InOrder((first, Repeated(InOrder((Exactly(self.separator), block)))))
 
 
 def arguments(tool: Tool) -> Shape:
