@@ -1,218 +1,179 @@
-"""Fetches a model's files from the Hugging Face hub into the store; data only, never code or pickles."""
+"""Fetches a model's files from the Hugging Face hub into the store: data, and code only of a model that is trusted."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
-from gateway.errors import ModelFilesInvalid, ModelStoreError
-from gateway.model_store.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Source,
-    StoredFile,
-    describe_folder,
-    files_are_whole,
-    read_manifest,
-    write_manifest,
-)
-from gateway.model_store.store_folders import (
-    DISK_IS_FULL,
-    Report,
-    StoreFolders,
-    disk_errors_explained,
-    folder_name,
-    require_space,
-)
+from gateway.errors import ModelStoreError
+from gateway.model_store.adapter_format import CONFIG_NAME
+from gateway.model_store.fetch import PART, fetch_file
+from gateway.model_store.hub import AnnouncedFile, Hub, Repository, hub_errors_explained
+from gateway.model_store.manifest import MANIFEST_NAME, Manifest, Source, StoredFile, new_manifest, write_manifest
+from gateway.model_store.model_versions import DIGITS, ModelVersions
+from gateway.model_store.signatures import SIGNATURE_NAME, Signer
+from gateway.model_store.store_folders import DOWNLOAD, Report, StoreFolders, folder_name, require_space
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
-ALLOWED_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.txt"]
+ALLOWED_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.txt", SIGNATURE_NAME]
+CODE = ["*.py"]
 REFUSED_FILES = [
-    # code, and pickles that can hold code
-    *("*.py", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle"),
+    # pickles, that can hold code
+    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle"),
     # the same weights a second time, in their makers' layout
     *("original/*", "consolidated*"),
+    *(f"*{PART}", MANIFEST_NAME, f"*/{MANIFEST_NAME}"),
 ]
 
 
-def download_from_hub(
-    repo_id: str, revision: str | None, root: Path, report: Report, endpoint: str | None = None
-) -> Path:
-    """The folder in the store under `root` that holds the repository's model; downloads what is missing.
+class Download:
+    """One repository at one revision on its way into the store. Blocks; belongs to one thread.
 
-    A complete earlier download is used without touching the network, unless `revision` names another commit
-    than the one it holds. An interrupted one goes on: whole files stay, and a cut connection is resumed
-    within the file, in steps of 10 MiB. `report` is called from several threads. `endpoint`: None is the public hub.
-
-    Raises ModelStoreError that says what to do: no such repository, no permission, no network, no space.
+    `revision` is a commit, a tag or a branch; None is the default branch. With `trusted` the code of the repository is
+    fetched too.
     """
-    with disk_errors_explained(root):
-        folders = StoreFolders(root)
-        name = folder_name(repo_id)
-        folder = folders.model(name)
-        if folder.is_symlink():
-            raise ModelStoreError(f"{folder} is a link, and files behind it would be replaced. Pass its target.")
-        with folders.locked(name, report):
-            if not _is_complete(folder, repo_id, revision):
-                _download(repo_id, revision, folder, report, endpoint)
-        return folder
 
+    def __init__(
+        self, folders: StoreFolders, hub: Hub, repo_id: str, revision: str | None = None, *, trusted: bool = False
+    ) -> None:
+        self._folders = folders
+        self._hub = hub
+        self._repo_id = repo_id
+        self._revision = revision
+        self._trusted = trusted
+        self._name = folder_name(repo_id)
 
-def _is_complete(folder: Path, repo_id: str, revision: str | None) -> bool:
-    try:
-        manifest = read_manifest(folder)
-    except ModelFilesInvalid:
-        return False
-    source = manifest.source
-    is_asked_for = source.kind == "hub" and source.location == repo_id and revision in (None, source.revision)
-    return is_asked_for and files_are_whole(folder, manifest)
+    def run(self, report: Report, *, make_current: bool = True) -> Path:
+        """The folder of the version, which is the current one from now on, unless not `make_current`.
 
+        Asks the hub which commit that is, and fetches what is not stored yet. Of an interrupted or killed download
+        every byte stays, and the next one of the same commit goes on there.
 
-def _download(repo_id: str, revision: str | None, folder: Path, report: Report, endpoint: str | None) -> None:
-    # imported here because it takes a good part of a second, which a server of local models need not wait
-    from huggingface_hub import HfApi, snapshot_download
+        Raises ModelStoreError that says what to do: not allowed, no such repository, no permission, no network, no
+        space, wrong bytes, wrong signature; and what `report` raises, which stops the download.
+        """
+        self._hub.require_allowed(self._repo_id)
+        with self._folders.locked(f"{self._name}{DOWNLOAD}", report):
+            report(0.0, f"asking the hub for {self._repo_id}")
+            repository = self._hub.describe(self._repo_id, self._revision)
+            expected = expected_files(repository, trusted=self._trusted)
+            with self._folders.locked(self._name, report):
+                versions = self._folders.versions(self._name)
+                if version := _stored_version(versions, repository, expected):
+                    if make_current and versions.current != version:
+                        versions.switch(version)
+                    return versions.path(version)
+            return self._fetch(repository, expected, report, make_current=make_current)
 
-    report(0.0, f"asking the hub for {repo_id}")
-    with _hub_errors_explained(repo_id, revision):
-        info = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision, files_metadata=True)
-        expected = _expected_files(repo_id, info)
-        total_bytes = sum(file.size_bytes for file in expected.values())
+    def _fetch(
+        self, repository: Repository, expected: dict[str, AnnouncedFile], report: Report, *, make_current: bool
+    ) -> Path:
+        incoming_name = f"{self._name}{DOWNLOAD}-{repository.commit[:DIGITS]}"
+        folder = self._folders.incoming(incoming_name)
         folder.mkdir(exist_ok=True)
-        # from here until its end a download of another revision leaves no complete model
-        (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        present_bytes = _remove_all_but(expected, folder)
-        require_space(folder, total_bytes - present_bytes)
-        snapshot_download(
-            repo_id,
-            revision=info.sha,
-            local_dir=folder,
-            allow_patterns=sorted(expected),
-            endpoint=endpoint,
-            tqdm_class=_reporting_bar(present_bytes, total_bytes, report),
+        _remove_all_but(expected, folder)
+        with self._folders.locked(self._name, report):
+            _take_over_stored_files(self._folders.versions(self._name), expected, folder)
+        total_bytes = sum(file.size_bytes for file in expected.values())
+        require_space(folder, total_bytes - _bytes_in(folder) + self._hub.config.disk_free_bytes)
+
+        files: dict[str, StoredFile] = {}
+        with hub_errors_explained(self._repo_id, self._revision):
+            done_bytes = 0
+            for name, announced in sorted(expected.items(), key=lambda item: item[1].size_bytes):
+
+                def progress(of_file: int, done_before: int = done_bytes) -> None:
+                    present = done_before + of_file
+                    report(present / max(total_bytes, 1), f"downloading, {present} of {total_bytes} bytes")
+
+                files[name] = fetch_file(self._hub, repository, name, folder, progress)
+                done_bytes += announced.size_bytes
+        write_manifest(folder, self._manifest(repository, files, folder, total_bytes))
+        with self._folders.locked(self._name, report):
+            published = self._folders.publish(incoming_name, make_current=make_current)
+        report(1.0, f"downloaded, {total_bytes} bytes")
+        return published
+
+    def _manifest(
+        self, repository: Repository, files: dict[str, StoredFile], folder: Path, total_bytes: int
+    ) -> Manifest:
+        source = Source(
+            kind="hub",
+            location=self._repo_id,
+            revision=repository.commit,
+            size_bytes=total_bytes,
+            endpoint=self._hub.endpoint or "",
+            asked="" if self._revision in (None, repository.commit) else str(self._revision),
+            signed_by=Signer.of(self._hub.config).verified(folder, files),
         )
-    report(1.0, "checking the files")
-    write_manifest(folder, _checked_manifest(repo_id, info, expected, folder))
+        return new_manifest(files, name=self._repo_id, source=source, licence=repository.licence, made_by="download")
 
 
-def _expected_files(repo_id: str, info: "ModelInfo") -> dict[str, StoredFile]:
-    """What the hub says of the files to fetch; the digest is empty where it gives none."""
-    expected = {
-        file.rfilename: StoredFile(file.size or 0, file.lfs.sha256 if file.lfs else "")
-        for file in info.siblings or ()
-        if _is_wanted(file.rfilename)
-    }
-    if "config.json" not in expected or not any(name.endswith(".safetensors") for name in expected):
+def expected_files(repository: Repository, *, trusted: bool) -> dict[str, AnnouncedFile]:
+    """The files to fetch. Raises ModelStoreError if they are neither a model nor an adapter, or if one would lie
+    outside its folder."""
+    expected = {name: file for name, file in repository.files.items() if _is_wanted(name, trusted=trusted)}
+    for name in expected:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or "\0" in name:
+            raise ModelStoreError(f"{repository.repo_id} names a file {name!r}, which is outside of it.")
+    described = "config.json" in expected or CONFIG_NAME in expected
+    if not described or not any(name.endswith(".safetensors") for name in expected):
         raise ModelStoreError(
-            f"{repo_id} has no config.json with *.safetensors weights, which is what the gateway loads. "
-            "Look for the model in mlx or safetensors form."
+            f"{repository.repo_id} has no config.json with *.safetensors weights, which is what the gateway loads, and "
+            f"no {CONFIG_NAME} with those of a LoRA adapter. Look for the model in mlx or safetensors form."
         )
     return expected
 
 
-def _is_wanted(name: str) -> bool:
+def _is_wanted(name: str, *, trusted: bool) -> bool:
     """A model's data; not hidden files, and not a manifest that was uploaded with the folder of some other store."""
-    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
-    wanted = _matches(name, ALLOWED_FILES) and not _matches(name, REFUSED_FILES)
-    return wanted and not hidden and name != MANIFEST_NAME
+    hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)
+    if trusted and _matches(name, CODE):
+        return not hidden
+    return _matches(name, ALLOWED_FILES) and not _matches(name, REFUSED_FILES + CODE) and not hidden
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _remove_all_but(expected: dict[str, StoredFile], folder: Path) -> int:
-    """Remove what another revision left: mlx-lm would load its weights too. Returns the bytes that stay."""
-    present_bytes = 0
+def _stored_version(versions: ModelVersions, repository: Repository, expected: dict[str, AnnouncedFile]) -> str | None:
+    return next(
+        (
+            version
+            for version, manifest in versions.stored().items()
+            if manifest.source.kind == "hub"
+            and manifest.source.revision == repository.commit
+            and expected.keys() <= manifest.files.keys()
+        ),
+        None,
+    )
+
+
+def _remove_all_but(expected: dict[str, AnnouncedFile], folder: Path) -> None:
+    """What is not expected and would be published too."""
     for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if not path.is_file() or relative.parts[0] == ".cache":  # huggingface_hub's own notes
-            continue
-        if relative.as_posix() in expected:
-            present_bytes += path.stat().st_size
-        else:
+        name = path.relative_to(folder).as_posix().removesuffix(PART)
+        if path.is_file() and name not in expected:
             path.unlink()
-    return present_bytes
 
 
-def _checked_manifest(repo_id: str, info: "ModelInfo", expected: dict[str, StoredFile], folder: Path) -> Manifest:
-    """Compare the folder with what the hub announced; removes damaged files and raises ModelStoreError."""
-    source = Source(
-        kind="hub",
-        location=repo_id,
-        revision=info.sha or "",
-        size_bytes=sum(file.size_bytes for file in expected.values()),
-    )
-    licence = info.card_data.get("license") if info.card_data else None
-    manifest = describe_folder(folder, name=repo_id, source=source, licence=str(licence or ""), made_by="download")
-    damaged = []
-    for name, file in expected.items():
-        found = manifest.files.get(name, StoredFile(0, ""))
-        if found.size_bytes != file.size_bytes or file.sha256 not in ("", found.sha256):
-            damaged.append(name)
-            (folder / name).unlink(missing_ok=True)
-    if damaged:
-        raise ModelStoreError(
-            f"{repo_id}: {', '.join(damaged)} did not arrive as the hub announced and was removed. Try again."
-        )
-    return manifest
+def _take_over_stored_files(versions: ModelVersions, expected: dict[str, AnnouncedFile], folder: Path) -> None:
+    """Large files that another version has need not be fetched again. They are shared, as no version ever changes."""
+    stored_at = {
+        stored.sha256: versions.path(version) / name
+        for version, manifest in versions.stored().items()
+        for name, stored in manifest.files.items()
+    }
+    for name, announced in expected.items():
+        file = folder / name
+        if announced.sha256 in stored_at and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stored = stored_at[announced.sha256]
+            try:
+                os.link(stored, file)
+            except OSError:  # not every file system has links
+                shutil.copyfile(stored, file)
 
 
-@contextmanager
-def _hub_errors_explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    # whichever of httpx and httpx2 the installed version uses; exported for this purpose, but lazily
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelStoreError(
-            f"{repo_id} is only for those who accepted its terms. Accept them on its page of the hub, "
-            "then log in with `hf auth login`."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelStoreError(
-            f"The hub has no model {repo_id}, or it is private. Check the spelling; for a private model "
-            "log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelStoreError(f"{repo_id} has no revision {revision}. Check the branch, tag or commit.") from error
-    except HFValidationError as error:
-        raise ModelStoreError(f"{repo_id} cannot be a model of the hub: {error}") from error
-    except (OSError, httpx.HTTPError) as error:
-        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
-            raise
-        raise ModelStoreError(
-            f"{repo_id} could not be fetched from the hub: {error}. What has arrived is kept: try again when "
-            "the hub can be reached, or pass a model folder or a GGUF file of this machine."
-        ) from error
-
-
-def _reporting_bar(present_bytes: int, total_bytes: int, report: Report) -> Any:
-    """A tqdm class that draws nothing and reports: the only way huggingface_hub tells its progress."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    class ReportingBar(tqdm):
-        monitor_interval = 0  # no thread that would redraw a bar nobody sees
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # every piece is reported: they are 10 MiB, so there are few
-            kwargs |= {"disable": False, "file": io.StringIO(), "mininterval": 0, "miniters": 1}
-            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-        def display(self, *_args: Any, **_kwargs: Any) -> None:
-            if self.unit == "B":
-                done_bytes = min(present_bytes + self.n, total_bytes)
-                report(done_bytes / max(total_bytes, 1), f"downloading, {done_bytes} of {total_bytes} bytes")
-
-    return ReportingBar
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

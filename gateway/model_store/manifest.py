@@ -21,23 +21,49 @@ class Source(msgspec.Struct, frozen=True):
     """Where the model was made from.
 
     `gguf`: `location` is the file's absolute path, and size, time and digest are the file's. `hub`:
-    `location` is the repository id, `revision` the commit, `size_bytes` the sum of the files fetched;
-    time and digest are 0 and empty, the commit stands for them.
+    `location` is the repository id, `revision` the commit, `size_bytes` the sum of the files fetched, `endpoint` the
+    mirror they came from (empty: the public hub), `asked` the branch or tag that led to the commit (empty: the default
+    branch); time and digest are 0 and empty, the commit stands for them. `signed_by` names the key or identity whose
+    signature of the files was verified. `import`: `location` is the absolute path of the file or folder, and size, time
+    and digest are the file's, or for a folder the sum of what was taken, 0 and empty. `model`: made from another model;
+    `location` is that one's id, `revision` what its own source says, `sha256` its fingerprint. `adapter`: `location` is
+    the folder's absolute path, size and time are those of its files, and the digest is empty.
     """
 
-    kind: Literal["gguf", "hub"]
+    kind: Literal["gguf", "hub", "import", "model", "adapter"]
     location: str
     revision: str = ""
     size_bytes: int = 0
     modified_ns: int = 0
     sha256: str = ""
+    endpoint: str = ""
+    asked: str = ""
+    signed_by: str = ""
 
 
 class StoredFile(msgspec.Struct, frozen=True):
-    """What one file of the model must be."""
+    """What one file of the model must be. `declared` is the kind of digest by which the source announced it, if any."""
 
     size_bytes: int
     sha256: str
+    declared: Literal["", "sha256", "git-sha1"] = ""
+
+
+class Optimisation(msgspec.Struct, frozen=True):
+    """What was done to a model's weights, and what that changed.
+
+    `recipe` is that of `quantization_recipe` or `pruning`; `removed_layers` have the original's numbers. The bytes are
+    those of the weights on disk. The perplexities are of `perplexity_text.txt`; None where there was not
+    enough memory to measure one.
+    """
+
+    recipe: str
+    bits_per_weight: float
+    bytes_before: int
+    bytes_after: int
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
+    removed_layers: list[int] = []
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -52,6 +78,9 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, StoredFile]
     created_at: str
     created_by: str
+    checked: list[str] = []
+    """What was tried before the model was listed, and found to be sound."""
+    optimisation: Optimisation | None = None
 
 
 def describe_folder(folder: Path, *, name: str, source: Source, licence: str, made_by: str) -> Manifest:
@@ -65,6 +94,11 @@ def describe_folder(folder: Path, *, name: str, source: Source, licence: str, ma
         for path in relative_paths
         if path.as_posix() != MANIFEST_NAME and not any(part.startswith(".") for part in path.parts)
     }
+    return new_manifest(files, name=name, source=source, licence=licence, made_by=made_by)
+
+
+def new_manifest(files: dict[str, StoredFile], *, name: str, source: Source, licence: str, made_by: str) -> Manifest:
+    """As `describe_folder`, of files that are known already."""
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     created_by = f"mlx-gateway {_gateway_version()} {made_by}"
     return Manifest(name, source, licence, files, created_at, created_by)
@@ -98,10 +132,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def files_are_whole(folder: Path, manifest: Manifest) -> bool:
     """Whether every recorded file is there with its recorded size; the bytes are not read."""
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == stored.size_bytes
-        for name, stored in manifest.files.items()
-    )
+    try:
+        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+    except OSError:
+        return False
+    return all(sizes[name] == stored.size_bytes for name, stored in manifest.files.items())
 
 
 def _gateway_version() -> str:
