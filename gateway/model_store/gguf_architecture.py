@@ -3,12 +3,15 @@
 No mlx here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.model_store.gguf_metadata import GgufMetadata
 from gateway.model_store.gguf_shape import Shape, read_shape
 from gateway.model_store.gguf_tensors import TensorMove
+
+Numbers = Mapping[str, Sequence[float]]
+"""Tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,19 @@ class LayerTensor:
     dimensions: tuple[str, ...]
 
 
-# what all architectures here have
-ATTENTION_AND_FEED_FORWARD = (
+ATTENTION = (
     LayerTensor("attn_norm.weight", "input_layernorm.weight", ("hidden",)),
     LayerTensor("attn_q.weight", "self_attn.q_proj.weight", ("queries", "hidden")),
     LayerTensor("attn_k.weight", "self_attn.k_proj.weight", ("keys", "hidden")),
     LayerTensor("attn_v.weight", "self_attn.v_proj.weight", ("keys", "hidden")),
     LayerTensor("attn_output.weight", "self_attn.o_proj.weight", ("hidden", "queries")),
+)
+FEED_FORWARD = (
     LayerTensor("ffn_gate.weight", "mlp.gate_proj.weight", ("wide", "hidden")),
     LayerTensor("ffn_up.weight", "mlp.up_proj.weight", ("wide", "hidden")),
     LayerTensor("ffn_down.weight", "mlp.down_proj.weight", ("hidden", "wide")),
 )
+ATTENTION_AND_FEED_FORWARD = (*ATTENTION, *FEED_FORWARD)
 HEAD_NORMS = (
     LayerTensor("attn_q_norm.weight", "self_attn.q_norm.weight", ("head",)),
     LayerTensor("attn_k_norm.weight", "self_attn.k_norm.weight", ("head",)),
@@ -57,8 +62,13 @@ class Architecture:
     norms_hold_one_more: bool = False
     """The GGUF's norm weights are the model's plus 1."""
     further_keys: tuple[str, ...] = ()
-    further_config: Callable[[GgufMetadata, Shape], dict[str, object]] = lambda _metadata, _shape: {}
-    """Reads `further_keys`; raises ModelFilesInvalid for a variant that mlx-lm does not know."""
+    number_tensors: tuple[str, ...] = ()
+    """Small tensors that are settings, not weights; a GGUF may lack them."""
+    further_config: Callable[[GgufMetadata, Shape, Numbers], dict[str, object]] = lambda _metadata, _shape, _numbers: {}
+    """Reads `further_keys` and what there is of `number_tensors`; raises ModelFilesInvalid for a variant that mlx-lm
+    does not know."""
+    partial_rope: bool = False
+    """Only a part of each head may be rotated."""
     end_tokens: tuple[str, ...] = ()
     """Control tokens that end an answer, besides those that the metadata names."""
     chat_template: str = ""
@@ -66,16 +76,16 @@ class Architecture:
 
     def read_shape(self, metadata: GgufMetadata) -> Shape:
         """Raises ModelFilesInvalid."""
-        return read_shape(metadata, self.name, self.further_keys)
+        return read_shape(metadata, self.name, self.further_keys, partial_rope=self.partial_rope)
 
-    def config(self, metadata: GgufMetadata, shape: Shape) -> dict[str, object]:
+    def config(self, metadata: GgufMetadata, shape: Shape, numbers: Numbers) -> dict[str, object]:
         """The part of config.json that describes the model's computation. Raises ModelFilesInvalid."""
         return {
             "model_type": self.model_type,
             "architectures": [self.class_name],
             **self.activation,
             **shape.config(),
-            **self.further_config(metadata, shape),
+            **self.further_config(metadata, shape, numbers),
         }
 
     def tensor_moves(self, shape: Shape, has_output: bool) -> list[TensorMove]:

@@ -56,6 +56,14 @@ def _qwen2() -> PreTokenizer:
     )
 
 
+def _tekken() -> PreTokenizer:
+    return _split_by(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
 # patterns from each model's own tokenizer.json; "default" is left out on purpose: it means that the
 # converter did not know the pre-tokenizer either
 PRE_TOKENIZATIONS = {
@@ -63,6 +71,9 @@ PRE_TOKENIZATIONS = {
     "smollm": PreTokenization(_smollm),
     "llama-bpe": PreTokenization(_llama3, ignore_merges=True, add_bos=True),
     "qwen2": PreTokenization(_qwen2, normalizer=NFC),
+    "tekken": PreTokenization(_tekken, ignore_merges=True, add_bos=True),  # Mistral Nemo, Small and later
+    "dbrx": PreTokenization(_llama3),  # Phi 4
+    "refact": PreTokenization(_smollm),  # Granite 3
 }
 
 

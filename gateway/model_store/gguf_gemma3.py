@@ -4,7 +4,13 @@ What the file does not say is what llama.cpp knows by itself (`LLM_ARCH_GEMMA3` 
 layer sees the whole context, the others rotate with base 10000, and the largest model scales its queries differently.
 """
 
-from gateway.model_store.gguf_architecture import ATTENTION_AND_FEED_FORWARD, HEAD_NORMS, Architecture, LayerTensor
+from gateway.model_store.gguf_architecture import (
+    ATTENTION_AND_FEED_FORWARD,
+    HEAD_NORMS,
+    Architecture,
+    LayerTensor,
+    Numbers,
+)
 from gateway.model_store.gguf_metadata import GgufMetadata
 from gateway.model_store.gguf_shape import Shape
 
@@ -39,7 +45,7 @@ CHAT_TEMPLATE = """\
 """
 
 
-def _config(metadata: GgufMetadata, shape: Shape) -> dict[str, object]:
+def _config(metadata: GgufMetadata, shape: Shape, _numbers: Numbers) -> dict[str, object]:
     pattern = metadata.integer("gemma3.attention.sliding_window_pattern", 1, 1 << 10, default=6)
     if shape.layers < pattern:
         raise metadata.refusal(f"its {shape.layers} layers are fewer than the {pattern} of one attention pattern")

@@ -39,6 +39,11 @@ class Shape:
     rope_theta: float
     rope_linear_factor: float
     """Positions are divided by it; 1 when the model has no rope scaling."""
+    rope_dims: int
+    """How many elements of each head are rotated."""
+    experts: int
+    """0 in a model without."""
+    expert_size: int
 
     def length(self, dimension: str) -> int:
         """The length that a `LayerTensor` calls by name."""
@@ -48,6 +53,10 @@ class Shape:
             "queries": self.heads * self.head_dim,
             "keys": self.kv_heads * self.head_dim,
             "head": self.head_dim,
+            "qkv": (self.heads + 2 * self.kv_heads) * self.head_dim,
+            "twice wide": 2 * self.intermediate_size,
+            "experts": self.experts,
+            "expert wide": self.expert_size,
         }[dimension]
 
     def config(self) -> dict[str, object]:
@@ -69,8 +78,11 @@ class Shape:
         }
 
 
-def read_shape(metadata: GgufMetadata, name: str, further_keys: Collection[str] = ()) -> Shape:
-    """The shape of the architecture `name`, which may have `further_keys` that its table entry reads itself.
+def read_shape(
+    metadata: GgufMetadata, name: str, further_keys: Collection[str] = (), *, partial_rope: bool = False
+) -> Shape:
+    """The shape of the architecture `name`, which may have `further_keys` that its table entry reads itself, and with
+    `partial_rope` heads that are rotated in part.
 
     Raises ModelFilesInvalid for an absurd or missing number, and for a variant nobody here knows.
     """
@@ -85,7 +97,10 @@ def read_shape(metadata: GgufMetadata, name: str, further_keys: Collection[str] 
     head_dim = metadata.integer(f"{name}.attention.key_length", 2, 1 << 12, default=hidden_size // heads)
     if heads % kv_heads or head_dim % 2:
         raise metadata.refusal(f"{heads} heads of {head_dim} cannot share {kv_heads} key-value heads")
-    for key in ("attention.value_length", "rope.dimension_count"):
+    rope_dims = (
+        metadata.integer(f"{name}.rope.dimension_count", 2, head_dim, default=head_dim) if partial_rope else head_dim
+    )
+    for key in ("attention.value_length", *(() if partial_rope else ("rope.dimension_count",))):
         if metadata.integer(f"{name}.{key}", 1, 1 << 12, default=head_dim) != head_dim:
             raise metadata.refusal(f"{name}.{key} differs from the head's {head_dim}; such models cannot be imported")
     tokens = len(metadata.texts("tokenizer.ggml.tokens"))
@@ -102,6 +117,11 @@ def read_shape(metadata: GgufMetadata, name: str, further_keys: Collection[str] 
         # llama.cpp's default when the key is absent
         rope_theta=metadata.number(f"{name}.rope.freq_base", 0.0, 1e12, default=10_000.0),
         rope_linear_factor=_rope_linear_factor(metadata, name),
+        rope_dims=rope_dims,
+        experts=metadata.integer(f"{name}.expert_count", 1, 1 << 12) if "expert_count" in further_keys else 0,
+        expert_size=(
+            metadata.integer(f"{name}.expert_feed_forward_length", 1, 1 << 20) if "expert_count" in further_keys else 0
+        ),
     )
 
 

@@ -38,7 +38,7 @@ class TensorMove:
     gguf_name: str
     name: str
     shape: tuple[int, ...]
-    """In elements: (rows, inputs), or (size,) for a norm or a bias."""
+    """In elements: (rows, inputs), (size,) for a norm or a bias, or (experts, rows, inputs)."""
     rows: tuple[int, ...] | None = None
     """For each row the one of the GGUF that it is, if they are in another order."""
     minus_one: bool = False
@@ -52,13 +52,13 @@ def moved_tensor(tensor: GgufTensor, move: TensorMove, refusal: Refusal) -> tupl
     through the `gguf` package's dequantisers and becomes float16. Raises `refusal` for kinds those do not know; looking
     at the pieces raises it for numbers that are not finite, at least in the type they become.
     """
-    bits = BITS_OF_KIND.get(tensor.kind) if len(move.shape) == 2 else None
+    bits = BITS_OF_KIND.get(tensor.kind) if len(move.shape) >= 2 else None
     if bits is None:
         dtype = _float_type(tensor, move, refusal)
         pieces = _pieces(tensor, move, refusal, lambda rows: _numbers(rows, tensor.kind, move), dtype)
         return [Outgoing(move.name, dtype, move.shape, pieces)], None
 
-    count, inputs = move.shape
+    *outer, inputs = move.shape
     layer = layer_name(move)
 
     def levels(rows: Rows) -> Rows:
@@ -76,7 +76,7 @@ def moved_tensor(tensor: GgufTensor, move: TensorMove, refusal: Refusal) -> tupl
         ("biases", FLOAT16, inputs // GGUF_GROUP_SIZE, biases),
     ]
     return [
-        Outgoing(f"{layer}.{part}", dtype, (count, width), _pieces(tensor, move, refusal, convert, dtype))
+        Outgoing(f"{layer}.{part}", dtype, (*outer, width), _pieces(tensor, move, refusal, convert, dtype))
         for part, dtype, width, convert in widths
     ], bits
 

@@ -1,27 +1,22 @@
-"""Turns a GGUF of a known architecture into an mlx-lm folder, keeping its 4-, 5- and 8-bit weights bit for bit.
-
-Run it as `python -m gateway.model_store.import_gguf SOURCE DESTINATION`, in a process of its own: a file that changes
-while it is read, or one that asks for too much memory, must be able to take down no more than that. Each line on
-stdout is one `import_process.ImporterLine`; exit code 1 means refused.
-"""
+"""Turns a GGUF of a known architecture into an mlx-lm folder, keeping its 4-, 5- and 8-bit weights bit for bit."""
 
 import json
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from math import isfinite
 from pathlib import Path
 
-import msgspec
+from gguf.constants import GGMLQuantizationType
 
-from gateway.errors import ModelFilesInvalid, ModelStoreError
+from gateway.model_store.gguf_architecture import Numbers
 from gateway.model_store.gguf_architectures import architecture_of
 from gateway.model_store.gguf_file import GgufTensor, read_gguf
 from gateway.model_store.gguf_metadata import GgufMetadata
 from gateway.model_store.gguf_tensors import TensorMove, layer_name, moved_tensor, quantization_config
 from gateway.model_store.gguf_tokenizer import GgufTokenizer, read_tokenizer
-from gateway.model_store.import_process import ImporterLine
 from gateway.model_store.safetensors_file import Outgoing, write_safetensors
-from gateway.model_store.store_folders import Report, disk_errors_explained, require_space
+from gateway.model_store.store_folders import Report, require_space
 
+MOST_NUMBERS = 1 << 12
 SPACE_FOR_THE_REST = 64 << 20  # bytes: the tokenizer and configuration files, at most some tens of MB
 
 
@@ -41,9 +36,10 @@ def import_gguf(source: Path, destination: Path, report: Report) -> str:
     shape = architecture.read_shape(metadata)
     tokenizer = read_tokenizer(metadata, architecture, shape)
     has_output = "output.weight" in tensors
-    config = {**architecture.config(metadata, shape), "tie_word_embeddings": not has_output}
+    numbers = _numbers(metadata, tensors, architecture.number_tensors)
+    config = {**architecture.config(metadata, shape, numbers), "tie_word_embeddings": not has_output}
     moves = architecture.tensor_moves(shape, has_output)
-    _refuse_other_tensors(metadata, tensors, moves)
+    _refuse_other_tensors(metadata, {name for name in tensors if name not in numbers}, moves)
 
     weights: list[Outgoing] = []
     bits_of_layer: dict[str, int] = {}
@@ -69,9 +65,24 @@ def import_gguf(source: Path, destination: Path, report: Report) -> str:
     return metadata.text("general.license", default="")
 
 
-def _refuse_other_tensors(metadata: GgufMetadata, tensors: Mapping[str, GgufTensor], moves: list[TensorMove]) -> None:
+def _numbers(metadata: GgufMetadata, tensors: Mapping[str, GgufTensor], names: Sequence[str]) -> Numbers:
+    """What there is of the tensors that are settings."""
+    numbers = {}
+    for tensor in (tensors[name] for name in names if name in tensors):
+        if tensor.kind != GGMLQuantizationType.F32 or len(tensor.shape) != 1 or tensor.shape[0] > MOST_NUMBERS:
+            raise metadata.refusal(
+                f"{tensor.name} is {tensor.kind.name} of the shape {tensor.shape}, not a few numbers"
+            )
+        values: list[float] = tensor.data.view("<f4")[0].astype(float).tolist()
+        if not all(map(isfinite, values)):
+            raise metadata.refusal(f"{tensor.name} holds numbers that are not finite")
+        numbers[tensor.name] = values
+    return numbers
+
+
+def _refuse_other_tensors(metadata: GgufMetadata, tensors: Set[str], moves: list[TensorMove]) -> None:
     """A tensor nobody asks for would be left out of the computation, and the answers would be wrong."""
-    if others := sorted(set(tensors) - {move.gguf_name for move in moves}):
+    if others := sorted(tensors - {move.gguf_name for move in moves}):
         raise metadata.refusal(f"it holds tensors this importer does not understand: {', '.join(others[:4])}")
 
 
@@ -96,32 +107,3 @@ def _write_texts(destination: Path, config: Mapping[str, object], tokenizer: Ggu
     for name, content in files.items():
         (destination / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     (destination / "tokenizer.json").write_text(tokenizer.tokenizer_json(), encoding="utf-8")
-
-
-def main(arguments: list[str]) -> int:
-    """The child process: returns its exit code."""
-    source, destination = (Path(argument) for argument in arguments)
-    try:
-        with disk_errors_explained(destination):
-            licence = import_gguf(source, destination, _say_progress)
-    except ModelFilesInvalid as error:
-        _say(ImporterLine(error=str(error).removeprefix(f"{error.path}: "), file_is_invalid=True))
-        return 1
-    except ModelStoreError as error:
-        _say(ImporterLine(error=str(error)))
-        return 1
-    _say(ImporterLine(fraction=1.0, doing="written", licence=licence))
-    return 0
-
-
-def _say_progress(fraction: float, doing: str) -> None:
-    _say(ImporterLine(fraction, doing))
-
-
-def _say(line: ImporterLine) -> None:
-    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

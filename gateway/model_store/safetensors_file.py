@@ -24,6 +24,8 @@ class Outgoing:
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[NDArray[Any]]]
+    type_name: str = ""
+    """What the format calls the type, where numpy has no such type and `dtype` only carries its bytes."""
 
     @property
     def size_bytes(self) -> int:
@@ -40,7 +42,7 @@ def write_safetensors(path: Path, tensors: Sequence[Outgoing], wrote_bytes: Call
     end = 0
     for tensor in aligned:
         start, end = end, end + tensor.size_bytes
-        kind = NAMES_OF_TYPES[tensor.dtype.name]
+        kind = tensor.type_name or NAMES_OF_TYPES[tensor.dtype.name]
         header[tensor.name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)

@@ -13,10 +13,18 @@ LLAMA3 = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TEKKEN = (  # Mistral's own, from its tekken.json: llama.cpp writes it in a dialect without these classes
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PATTERNS = {  # each is applied to every piece the one before it left
     "gpt-2": [GPT2],
     "smollm": [r"\p{N}", GPT2],
     "llama-bpe": [LLAMA3],
+    "dbrx": [LLAMA3],
+    "refact": [r"\p{N}", GPT2],
+    "tekken": [TEKKEN],
     "qwen2": [LLAMA3.replace("{1,3}", "")],
 }
 
@@ -38,7 +46,7 @@ class ReferenceBpe:
         self.ids = {token: token_id for token_id, token in enumerate(tokens)}
         self.ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
         self.patterns = [regex.compile(pattern) for pattern in PATTERNS[pre]]
-        self.takes_whole_tokens = pre == "llama-bpe"
+        self.takes_whole_tokens = pre in ("llama-bpe", "tekken")
         added = [token for token, kind in zip(tokens, token_types, strict=True) if kind in (3, 4)]
         self.added = set(added)
         longest_first = sorted(added, key=len, reverse=True)

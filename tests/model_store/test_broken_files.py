@@ -83,8 +83,8 @@ def test_a_lie_in_the_file_is_found(field: str, tmp_path: Path, silent: Report) 
 
 
 def test_what_the_child_refuses_is_told_in_its_words(tmp_path: Path, silent: Report) -> None:
-    file = write_gguf(tmp_path / "tiny.gguf", {"general.architecture": "phi3"})
-    assert "architecture is 'phi3'; only GGUFs of these can be imported: gemma3, llama, qwen2, qwen3" in refusal_of(
+    file = write_gguf(tmp_path / "tiny.gguf", {"general.architecture": "mamba"})
+    assert "architecture is 'mamba'; only GGUFs of these can be imported: gemma, gemma2, gemma3, granite" in refusal_of(
         file, tmp_path / "store", silent
     )
 
@@ -184,7 +184,7 @@ def test_a_kind_of_tensor_that_holds_no_weights_is_refused(tmp_path: Path, silen
 
 
 def rope_factors(tensors: Tensors) -> None:
-    tensors["rope_freqs.weight"] = (np.ones(8, np.float32), GGMLQuantizationType.F32)
+    tensors["rope_factors_long.weight"] = (np.ones(8, np.float32), GGMLQuantizationType.F32)
 
 
 def a_bias(tensors: Tensors) -> None:
@@ -210,7 +210,7 @@ def not_a_number(tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (rope_factors, "does not understand: rope_freqs.weight"),
+        (rope_factors, "does not understand: rope_factors_long.weight"),
         (a_bias, "does not understand: blk.0.attn_q.bias"),
         (a_missing_layer, "blk.1.ffn_down.weight should have the shape (64, 96) and has none"),
         (a_short_matrix, "blk.1.ffn_down.weight should have the shape (64, 96)"),
