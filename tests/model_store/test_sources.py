@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ModelStoreError
-from gateway.model_store.sources import DEMO_MODEL_ID, HubSource, demo_gguf, read_source
+from gateway.model_store.sources import DEMO_MODEL_ID, FolderSource, HubSource, demo_gguf, read_source
 from gateway.model_store.store import ModelStore, StoredModel
 from gateway.model_store.store_folders import folder_name
 
@@ -32,7 +32,7 @@ def test_a_hostile_file_name_stays_inside_the_store(name: str, root: Path, tmp_p
 
     model = ModelStore(root).locate(str(file), silent)
 
-    assert model.folder.resolve().parent == root.resolve() / "models"
+    assert model.folder.resolve().parent.parent == root.resolve() / "models"
     assert list(outside.iterdir()) == [file]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["files", "store"]
 
@@ -49,6 +49,7 @@ def test_every_id_has_one_folder_name_of_its_own(one: str, other: str) -> None:
 
 
 NO_SOURCES = ["../x/y", "../b", "a/../b", "org/name/more", "org/.hidden", "org/na..me", "name", "/no/such/folder"]
+NO_SOURCES += ["org/name@", "org/name@..", "org/name@a b", "org/name@../x", "org/name@/x", "name@main"]
 NO_SOURCES += ["org/name\n", "org/na me", "a\0b", "\ud800", "x" * 5000, "https://host/org/name", "absent.gguf"]
 
 
@@ -79,6 +80,17 @@ def test_a_model_folder_is_used_in_place(demo_model: StoredModel, root: Path, si
     assert (model.model_id, model.folder) == (DEMO_MODEL_ID, demo_model.folder)
     assert model.manifest == demo_model.manifest
     assert list((root / "models").iterdir()) == []
+
+
+def test_the_folder_of_a_stored_model_stands_for_its_current_version(demo_model: StoredModel) -> None:
+    assert read_source(str(demo_model.folder.parent)) == FolderSource(demo_model.folder, DEMO_MODEL_ID)
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0-rc_2", "0123456789abcdef"])
+def test_a_revision_stands_behind_an_at(revision: str) -> None:
+    source = read_source(f"org/name@{revision}")
+    assert source == HubSource("org/name", revision)
+    assert source.model_id == f"org/name@{revision}"
 
 
 def test_the_demo_model_is_the_default(demo_model: StoredModel) -> None:

@@ -16,7 +16,7 @@ import pytest
 from gateway.errors import ModelFilesInvalid, ModelStoreError
 from gateway.model_store.manifest import MANIFEST_NAME, read_manifest
 from gateway.model_store.store import ModelStore
-from gateway.model_store.store_folders import disk_errors_explained, require_space
+from gateway.model_store.store_folders import StoreFolders, disk_errors_explained, require_space
 
 from .tiny_gguf import tiny_tensors, write_gguf
 
@@ -47,7 +47,7 @@ def test_an_import_reports_and_leaves_a_described_model(file: Path, root: Path) 
     progress = Progress()
     model = ModelStore(root).locate(str(file), progress)
 
-    assert (model.model_id, model.folder) == ("tiny", root / "models" / "tiny")
+    assert (model.model_id, model.folder.parent) == ("tiny", root / "models" / "tiny")
     fractions = [fraction for fraction, _ in progress.calls]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
@@ -96,8 +96,8 @@ def test_other_bytes_are_imported_anew(file: Path, root: Path) -> None:
 
     second = ModelStore(root).locate(str(file), Progress())
 
-    assert second.folder == first.folder
     assert '"max_position_embeddings": 64' in (second.folder / "config.json").read_text()
+    assert '"max_position_embeddings": 64' not in (first.folder / "config.json").read_text()
     assert list((root / "incoming").iterdir()) == []
 
 
@@ -205,7 +205,7 @@ def test_two_processes_import_once(file: Path, root: Path) -> None:
     second_output, _ = second.communicate()
 
     assert (first.returncode, second.returncode) == (0, 0)
-    folder = str(root / "models" / "tiny")
+    folder = str(StoreFolders(root).model("tiny"))
     assert first_output.splitlines()[-1] == folder
     assert second_output.splitlines() == [folder]  # and no word of an import of its own
 
@@ -227,7 +227,7 @@ def test_a_killed_import_leaves_nothing_that_is_used(demo_file: Path, root: Path
 
     model = ModelStore(root).locate(str(demo_file), Progress())
 
-    assert model.manifest == read_manifest(root / "models" / demo_file.stem)
+    assert model.manifest == read_manifest(StoreFolders(root).model(demo_file.stem))
     assert list((root / "incoming").iterdir()) == []
 
 
