@@ -116,6 +116,32 @@ class RequestNotKnown(InvalidRequest):
         )
 
 
+class DownloadNotKnown(InvalidRequest):
+    """No download has this id."""
+
+    def __init__(self, download_id: str) -> None:
+        super().__init__(f"There is no download {download_id[:80]!r}. GET /admin/downloads lists them.", "download_id")
+
+
+class UploadNotKnown(InvalidRequest):
+    """There is no upload with this id."""
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(
+            f"There is no upload {upload_id[:80]!r}; those that nobody adds to are removed after a day. "
+            "Begin another one: POST /admin/uploads.",
+            "upload_id",
+        )
+
+
+class UploadConflict(InvalidRequest):
+    """The upload is not in a state to be written to like that; `offset` bytes of it have arrived."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"The upload cannot be changed like that: {reason}.", "upload-offset")
+        self.offset = offset
+
+
 class OperatorOnly(GatewayError):
     """The admin routes are not for this client."""
 
@@ -146,6 +172,56 @@ class Overloaded(GatewayError):
 
 class ModelUnavailable(GatewayError):
     """The model is configured but could not be loaded, or its engine has stopped."""
+
+
+class ModelDoesNotFit(ModelUnavailable):
+    """There is no room for the model in memory, and none can be made."""
+
+    def __init__(self, model_id: str, why: str) -> None:
+        super().__init__(f"{model_id} cannot be loaded: {why}.")
+
+
+class NoRoomForRequest(ModelUnavailable):
+    """The model is in memory, but other models leave the request no room, and none can be made."""
+
+    def __init__(self, model_id: str, why: str) -> None:
+        super().__init__(f"There is no memory for this request to {model_id}: {why}.")
+
+
+class ModelReplaced(ModelUnavailable):
+    """While the request waited, other files took the place of the model's."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"{model_id} was replaced by another version of it. Send the request again.")
+
+
+class ModelNotPrepared(ModelUnavailable):
+    """The model's files could not be had, or its weights not be loaded; that is tried again later."""
+
+    def __init__(self, model_id: str, reason: str, retry_after_seconds: int) -> None:
+        super().__init__(f"{model_id} could not be loaded: {reason} It is tried again in {retry_after_seconds} s.")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class LoadCancelled(ModelUnavailable):
+    """The model was no longer wanted while it was loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("The model's load was given up before it was done. Send the request again.")
+
+
+class MemoryShort(ModelUnavailable):
+    """The model's weights are larger than what others leave of the memory; nothing was read of them."""
+
+    def __init__(self, needed_bytes: int, available_bytes: int, budget_bytes: int) -> None:
+        super().__init__(
+            f"The model's weights need {needed_bytes / 2**20:.0f} MiB of memory, but of the budget of "
+            f"{budget_bytes / 2**20:.0f} MiB the other models and work space leave "
+            f"{max(0, available_bytes) / 2**20:.0f} MiB. Evict another model, raise hardware.memory_bytes or "
+            "hardware.memory_fraction, or serve a smaller model."
+        )
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
 
 
 class ModelBusy(GatewayError):
@@ -186,6 +262,41 @@ class UnexpectedError(GatewayError):
         super().__init__("An unexpected error; see the server's log.")
 
 
+# --- servers elsewhere ------------------------------------------------------------------------------
+
+
+class UpstreamsDown(ModelUnavailable):
+    """None of the servers that run a model answers at present."""
+
+    def __init__(self, model_id: str, why: str, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"None of the servers that run {model_id} can be used now: {why}. Try again in {retry_after_seconds} s."
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UpstreamFailed(GatewayError):
+    """A server elsewhere gave no whole answer. `reason` is one of a fixed set, `sent` says that it had the request."""
+
+    def __init__(self, message: str, reason: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.sent = sent
+
+
+class UpstreamRefused(GatewayError):
+    """A server elsewhere answered with an HTTP error, which is passed on: its `status`, `headers` and `body`.
+
+    `body` is None for one that is no JSON or too long.
+    """
+
+    def __init__(self, message: str, status: int, headers: dict[str, str], body: bytes | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
 # --- models on disk ----------------------------------------------------------------------------------
 
 
@@ -199,6 +310,25 @@ class ModelFilesInvalid(ModelStoreError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+
+
+class NotStored(ModelStoreError):
+    """The store has no such model, or no such version of it."""
+
+
+class DownloadRefused(ModelStoreError):
+    """The configuration forbids to download this model, or anything."""
+
+
+class InsufficientStorage(ModelStoreError):
+    """The disk has no room for a file that is to be uploaded."""
+
+
+class AdapterUnfit(ModelStoreError):
+    """A LoRA adapter cannot be served beside its base; the base can."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The adapter {name!r} cannot be served: {reason}.")
 
 
 class UntrustedModel(ModelStoreError):

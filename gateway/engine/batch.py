@@ -4,17 +4,19 @@ Runs on the MLX thread. What is computed when is `generation_loop`'s business; t
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from math import inf
 from typing import Any
 
 from gateway.engine.cache_factory import CacheFactory
 from gateway.engine.decoding import DecodeGroup
+from gateway.engine.lora import AdaptedModel
 from gateway.engine.memory_ledger import ModelMemory
 from gateway.engine.pace import Pace, Pass
 from gateway.engine.prefill import Cohort, Prompt
 from gateway.engine.prefix_keeper import PrefixKeeper
 from gateway.engine.row import Row, RowOutcome
+from gateway.engine.step_cost import chunk_tokens
 from gateway.hardware.memory import read_memory
 from gateway.prefix_cache.prefix_cache import PrefixCache
 
@@ -28,13 +30,21 @@ CALIBRATION_TOKENS = 16
 class Batch:
     """Prompts are added, become rows that decode, and leave when they end or are removed."""
 
-    def __init__(self, model: Any, factory: CacheFactory | None = None, cache: PrefixCache | None = None) -> None:
-        """Without a `factory` the model's caches are as mlx-lm makes them; without a `cache` no prefix is kept."""
-        self.pace = Pace()
+    def __init__(
+        self,
+        model: Any,
+        factory: CacheFactory | None = None,
+        caches: Mapping[str, PrefixCache] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """Without a `factory` the model's caches are as mlx-lm makes them. `caches` are for the prefixes of each
+        adapter, the model's own under `BASE`; more may be put there later, and where there is none, none is kept.
+        `pace` is what was learned of the model before."""
+        self.adapted = AdaptedModel(model)
+        self.pace = pace or Pace()
         self.cohorts: list[Cohort] = []
-        self._model = model
         self._factory = factory or CacheFactory(model)
-        self._keeper = PrefixKeeper(cache)
+        self._keeper = PrefixKeeper({} if caches is None else caches)
         self.decoding = self._new_group()
         self._passes: list[Pass] = []
         self._last_passes: list[Pass] = []
@@ -95,15 +105,21 @@ class Batch:
             self.decoding.join(cohort.caches, cohort.prompts.index(prompt), prompt.rows)
         self._drop(cohort, ready)
 
-    def calibrate(self, tokens: int) -> None:
-        """Computes chunks of some prompt, so that the first real ones are cut to a known cost.
+    def calibrate(self, tokens: int) -> Generator[float, float | None, None]:
+        """`Slices`: computes chunks of some prompt, so that the first real ones are cut to a known cost.
 
         The very first passes are slow (kernels are compiled, memory is touched) and say nothing.
         """
         cohort = Cohort(self._factory)
         cohort.join([Prompt(0, [], [0] * (4 * max(tokens, CALIBRATION_TOKENS)))])
-        for width in (CALIBRATION_TOKENS, CALIBRATION_TOKENS, CALIBRATION_TOKENS, tokens // 2, CALIBRATION_TOKENS):
-            chunk, seconds = self._compute(cohort, max(1, width))
+        for wanted in (CALIBRATION_TOKENS, CALIBRATION_TOKENS, CALIBRATION_TOKENS, tokens // 2, CALIBRATION_TOKENS):
+            width = max(1, wanted)
+            allowed_seconds = yield 1.0
+            if cohort.context:
+                width = chunk_tokens(
+                    self.pace.cost, 1, cohort.context, width, allowed_seconds, fastest=width, smallest=1
+                )
+            chunk, seconds = self._compute(cohort, width)
             if chunk.before:
                 self.pace.chunk_done(chunk, seconds)
 
@@ -147,10 +163,10 @@ class Batch:
     def _compute(self, cohort: Cohort, width: int) -> tuple[Pass, float]:
         """A chunk and the seconds it took."""
         started = time.perf_counter()
-        return cohort.compute(self._model, width), time.perf_counter() - started
+        return cohort.compute(self.adapted, width), time.perf_counter() - started
 
     def _new_group(self) -> DecodeGroup:
-        return DecodeGroup(self._model, self._factory.for_decoding(), self.pace, self._keeper.row_leaves)
+        return DecodeGroup(self.adapted, self._factory.for_decoding(), self.pace, self._keeper.row_leaves)
 
     def _drop(self, cohort: Cohort, prompts: Sequence[Prompt]) -> None:
         if len(prompts) == len(cohort.prompts):

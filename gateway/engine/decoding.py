@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 
 from gateway.engine.constraint import Words
+from gateway.engine.lora import AdaptedModel
 from gateway.engine.pace import Pace, Pass
 from gateway.engine.prompt_lookup import draft_lengths
 from gateway.engine.row import Draft, Row, RowFailure, RowOutcome, RowToken
@@ -82,7 +83,7 @@ class DecodeGroup:
     """
 
     def __init__(
-        self, model: Any, caches: RowCaches, pace: Pace, leaving: Callable[[Row, RowCaches, int], None]
+        self, model: AdaptedModel, caches: RowCaches, pace: Pace, leaving: Callable[[Row, RowCaches, int], None]
     ) -> None:
         self.rows: list[Row] = []
         self.caches = caches
@@ -156,9 +157,12 @@ class DecodeGroup:
     def _queue_pass(self) -> mx.array:
         """Logits (rows, vocabulary) that follow `_inputs`, not computed yet and not committed to the caches."""
         self._note_pass(1)
-        logits: mx.array = self._model(self._inputs[:, None], cache=self.caches.layers)[:, -1, :]
+        logits = self._compute(self._inputs[:, None])[:, -1, :]
         mx.async_eval(logits)  # type: ignore[no-untyped-call]
         return logits
+
+    def _compute(self, inputs: mx.array) -> mx.array:
+        return self._model(inputs, self.caches.layers, [row.adapter for row in self.rows])
 
     def _sample(self, logits: mx.array) -> None:
         masks = {index: row.mask for index, row in enumerate(self.rows) if row.mask is not None}
@@ -223,7 +227,7 @@ class DecodeGroup:
             for row, draft in zip(self.rows, drafts, strict=True)
         ]
         work = self._note_pass(width)
-        logits = self._model(mx.array(inputs), cache=self.caches.layers)
+        logits = self._compute(mx.array(inputs))
         places = [(i, j) for i, draft in enumerate(drafts) for j in range(len(draft.tokens) + 1)]
         slots = [Slot(self.rows[i].sampling, drafts[i].tokens[:j]) for i, j in places]
         masks = {slot: drafts[i].masks[j] for slot, (i, j) in enumerate(places) if drafts[i].masks}

@@ -4,27 +4,27 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import EngineConfig, HardwareConfig
-from gateway.engine.memory_ledger import Admission, ModelMemory
+from gateway.engine.memory_ledger import Admission
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
-from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest, TokenStream
-from gateway.errors import GatewayError, GenerationFailed, ModelUnavailable, Overloaded, ShuttingDown
+from gateway.engine.sliced_work import Slices
+from gateway.engine.token_stream import GeneratedToken, Starving, StepReport, TokenRequest, TokenStream
+from gateway.engine.worker_slot import WorkerSlot
+from gateway.errors import AdapterUnfit, GatewayError, GenerationFailed, Overloaded, ShuttingDown
+from gateway.generation.adapter import Adapter
 from gateway.hardware.blas import Blas
 from gateway.observability.metrics import ModelMetrics
-from gateway.prefix_cache.extent import DIGEST_BYTES
 from gateway.prefix_cache.prefix_caches import PrefixCaches
 
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
-    from gateway.engine.generation_loop import GenerationLoop, LoopLimits
-    from gateway.hardware.backend import Backend
+    from gateway.engine.generation_loading import Learned
+    from gateway.engine.generation_loop import GenerationLoop
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class EngineReady:
     """What a load reports: the backend and the caches in words, and the weights' bytes in memory.
 
     `resumes_at_stops`: some layers cannot be cut back, so a later prompt can go on only from certain places.
+    `refused_adapters` says why these do not serve.
     """
 
     backend: str
@@ -44,6 +45,7 @@ class EngineReady:
     weight_bytes: int
     admission: Admission
     resumes_at_stops: bool
+    refused_adapters: dict[str, AdapterUnfit]
 
 
 @dataclass(slots=True)
@@ -53,9 +55,11 @@ class _Outstanding:
 
 
 class Engine:
-    """Belongs to the event loop; `_worker` alone belongs to the MLX thread.
+    """Belongs to the event loop; `_learned` alone belongs to the MLX thread.
 
-    Requests may be submitted while the model loads: they wait in the thread's command queue.
+    Requests may be submitted while the model loads: the worker takes them when it is there. `starving_changed`
+    is called when other models leave no request any room, with the bytes that must be free for one; and with 0 when one
+    has found room.
     """
 
     def __init__(
@@ -66,14 +70,19 @@ class Engine:
         prefixes: PrefixCaches,
         config: EngineConfig,
         metrics: ModelMetrics,
+        trusted: bool = False,
     ) -> None:
+        """The code that a `trusted` model brings is executed."""
         self.resumes_at_stops = False
+        self.starving_changed: Callable[[int], None] = lambda wanted_bytes: None
+        self._starving: Starving | None = None
         self._model_id = model_id
         self._memory = memory
         self._prefixes = prefixes
         self._thread = thread
         self._config = config
         self._metrics = metrics
+        self._trusted = trusted
         self._event_loop = asyncio.get_running_loop()
         self._tickets = itertools.count(1)
         self._outstanding: dict[int, _Outstanding] = {}
@@ -81,10 +90,10 @@ class Engine:
         self._seconds_per_request = FIRST_GUESS_SECONDS
         self._last_end = 0.0
         self._failure: GatewayError | None = None
-        self._worker: GenerationLoop | None = None
+        self._slot: WorkerSlot[GenerationLoop] = WorkerSlot(thread)
+        self._learned: Learned | None = None
         self._admission: Admission | None = None
         self._broken = asyncio.Event()
-        self._wanted: Callable[[], None] | None = None  # while there are no weights
 
     @property
     def failure(self) -> GatewayError | None:
@@ -102,66 +111,44 @@ class Engine:
         return bool(self._outstanding)
 
     def load(
-        self, folder: Path, fingerprint: bytes, hardware: HardwareConfig, blas: Blas, progress: Callable[[float], None]
+        self,
+        folder: Path,
+        fingerprint: bytes,
+        hardware: HardwareConfig,
+        blas: Blas,
+        progress: Callable[[float], None],
+        adapters: Sequence[Adapter] = (),
     ) -> Awaitable[EngineReady]:
-        """Loads the weights on the MLX thread and starts generating for whoever waits. Requests that are submitted from
-        this call on are served.
+        """Loads the weights on the MLX thread, between other models' steps, and starts generating for whoever waits.
+        Requests that are submitted from this call on are served.
 
-        `fingerprint` names what is in the folder: equal ones compute the same.
-        `progress` is called on the event loop with a fraction. Raises what loading raised; the engine is then
-        of no use and `fail` must be called.
+        `fingerprint` names what is in the folder: equal ones compute the same. An adapter that does not suit the model
+        is refused and its requests fail; the others and the model serve.
+        `progress` is called on the event loop with a fraction. Cancel whoever awaits the load to end it. Raises what
+        loading raised; the engine is then of no use and `fail` must be called.
         """
 
-        tell_progress = self._on_event_loop(progress)
-
-        def progress_or_stop(fraction: float) -> None:
-            if self._thread.stopping:
-                raise ShuttingDown
-            tell_progress(fraction)
-
-        def on_thread() -> EngineReady:
-            from gateway.engine.batch import Batch
-            from gateway.engine.cache_factory import CacheFactory
-            from gateway.engine.generation_loop import GenerationLoop
-            from gateway.engine.kv_layout import KvLayout
-            from gateway.engine.model_loader import load_model
+        def slices() -> "Slices[tuple[GenerationLoop, EngineReady]]":
+            from gateway.engine.generation_loading import GenerationLoading
             from gateway.hardware.backend import detect_backend
 
-            self._worker = None  # after a breakdown: its model must go before the new one comes
-            backend = detect_backend(hardware, blas)
-            ledger = self._memory.ledger()
-            loaded = load_model(folder, backend.dtype, progress_or_stop)
-            limits = self._loop_limits(backend)
-            factory = CacheFactory(loaded.model, self._config.kv_bits)
-            layout = KvLayout.measure(loaded.model, limits.chunk_tokens, lambda _: factory.model_caches())
-            memory = ModelMemory(ledger, self._model_id, layout, loaded.weight_bytes, limits.pass_tokens)
-            cache = None
-            if needs := factory.needs:
-                described = f"{backend.name} {backend.dtype} {layout.describe()} {needs} mlx-lm {version('mlx-lm')}"
-                namespace = sha256(fingerprint + described.encode()).digest()[:DIGEST_BYTES]
-                cache = self._prefixes.open(self._model_id, namespace, needs, ledger)
-            batch = Batch(loaded.model, factory, cache)
-            batch.calibrate(limits.chunk_tokens)
-            if not memory.admission.fits(prompt_tokens=1, max_tokens=1, choices=1):
-                memory.release()
-                raise ModelUnavailable(
-                    f"The model's weights ({loaded.weight_bytes / 2**20:.0f} MiB) leave no room for a request within "
-                    f"the memory budget of {ledger.budget_bytes / 2**20:.0f} MiB. Raise hardware.memory_bytes or "
-                    "hardware.memory_fraction, or serve a smaller model."
-                )
-            deliver = self._on_event_loop(self._deliver)
-            self._worker = GenerationLoop(batch, loaded.vocabulary, limits, memory, deliver, cache, self._prefixes.use)
-            self._thread.add_worker(self._worker)
-            return EngineReady(
-                str(backend),
-                layout.describe(),
-                loaded.weight_bytes,
-                memory.admission.with_fixed_work_space(limits.pass_tokens),
-                needs is not None and needs.state,
+            loading = GenerationLoading(
+                self._model_id,
+                folder,
+                fingerprint,
+                self._config,
+                detect_backend(hardware, blas),
+                self._memory.ledger(),
+                self._prefixes,
+                self._on_event_loop(self._deliver),
+                self._learned,
+                adapters,
+                trusted=self._trusted,
             )
+            loop, ready, self._learned = yield from loading.slices()
+            return loop, ready
 
-        self._wanted = None
-        return self._loaded(asyncio.wrap_future(self._thread.run(on_thread)))
+        return self._loaded(self._slot.load(slices(), progress))
 
     async def _loaded(self, loading: Awaitable[EngineReady]) -> EngineReady:
         ready = await loading
@@ -169,29 +156,21 @@ class Engine:
         self.resumes_at_stops = ready.resumes_at_stops
         return ready
 
-    def unloaded(self, wanted: Callable[[], None]) -> None:
-        """There are no weights: the next request calls `wanted`, which must call `load` before it returns."""
-        self._wanted = wanted
+    async def cancel_load(self) -> None:
+        """Ends a load that is under way: whoever awaits it gets `LoadCancelled`. Then its memory is free."""
+        await self._slot.cancel_load()
 
-    async def unload(self, wanted: Callable[[], None]) -> None:
+    async def unload(self) -> None:
         """Gives up the weights, and what memory has of the model's prefixes; those on disk stay.
 
-        No request may be `busy` with it. `wanted` is called as `unloaded` says.
+        No request may be `busy` with it, and none be submitted before `load` was called again.
         """
-        self.unloaded(wanted)
 
-        def on_thread() -> None:
-            from gateway.hardware.memory import free_unused
-
-            worker, self._worker = self._worker, None
-            if worker:
-                self._thread.remove_worker(worker)
-                worker.release()
-            del worker
+        def give_up(worker: "GenerationLoop") -> None:
+            worker.release()
             self._prefixes.close(self._model_id)
-            free_unused()
 
-        await asyncio.wrap_future(self._thread.run(on_thread))
+        await self._slot.unload(give_up)
 
     def submit(self, request: TokenRequest) -> TokenStream:
         """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
@@ -205,13 +184,11 @@ class Engine:
         waiting = max(0, self._outstanding_rows - self._config.max_running)
         if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:
             raise Overloaded(waiting, self._config.max_waiting, self._retry_after_seconds(waiting))
-        if wanted := self._wanted:
-            wanted()
         ticket = next(self._tickets)
         stream = TokenStream(ticket, rows, self._cancel)
         self._outstanding[ticket] = _Outstanding(stream, self._event_loop.time())
         self._outstanding_rows += rows
-        self._thread.post(lambda: self._worker.submit(ticket, request) if self._worker else None)
+        self._slot.ask(lambda worker: worker.submit(ticket, request))
         return stream
 
     async def broke_down(self) -> None:
@@ -229,11 +206,17 @@ class Engine:
         for ticket in list(self._outstanding):
             self._forget(ticket).fail(error)
 
+    def end_starving(self, error: GatewayError) -> None:
+        """Ends the request that finds no room with `error`; nothing happens if there is none by now."""
+        if self._starving and (outstanding := self._outstanding.get(self._starving.ticket)):
+            self._cancel(self._starving.ticket, None)
+            outstanding.stream.fail(error)
+
     def _cancel(self, ticket: int, choice: int | None) -> None:
         if outstanding := self._outstanding.get(ticket):
             if choice is None or outstanding.stream.complete:
                 self._forget(ticket)
-            self._thread.post(lambda: self._worker.cancel(ticket, choice) if self._worker else None)
+            self._slot.ask(lambda worker: worker.cancel(ticket, choice))
 
     def _on_event_loop(self, function: Callable[..., None]) -> Callable[..., None]:
         """`function` as the MLX thread may call it: it runs on the event loop, in order."""
@@ -257,9 +240,13 @@ class Engine:
         for ticket, error in report.failures:
             if ticket in self._outstanding:
                 self._forget(ticket).fail(error)
+        if report.starving != self._starving:
+            self._starving = report.starving
+            self.starving_changed(report.starving.wanted_bytes if report.starving else 0)
         if report.closed:
             self.fail(report.closed)
-            self._thread.post(self._drop_worker)
+            self._slot.closed()
+            self._thread.post(lambda: self._prefixes.close(self._model_id))
             if not isinstance(report.closed, ShuttingDown):
                 self._broken.set()
 
@@ -277,11 +264,6 @@ class Engine:
         if stream.complete:
             self._forget(ticket)
 
-    def _drop_worker(self) -> None:
-        """On the MLX thread: the model's memory goes with it."""
-        self._worker = None
-        self._prefixes.close(self._model_id)
-
     def _forget(self, ticket: int) -> TokenStream:
         outstanding = self._outstanding.pop(ticket)
         now = self._event_loop.time()
@@ -291,20 +273,6 @@ class Engine:
         self._last_end = now
         self._outstanding_rows -= outstanding.stream.choices
         return outstanding.stream
-
-    def _loop_limits(self, backend: "Backend") -> "LoopLimits":
-        from gateway.engine.generation_loop import LoopLimits
-
-        config = self._config
-        return LoopLimits(
-            max_rows=config.max_running,
-            chunk_tokens=config.prefill_chunk_tokens or backend.prefill_chunk_tokens,
-            min_chunk_tokens=config.min_chunk_tokens,
-            pass_tokens=max(config.prefill_chunk_tokens, backend.prefill_pass_tokens),
-            stall_budget=config.stall_budget,
-            ageing_seconds=config.ageing_seconds,
-            speculation=config.speculation,
-        )
 
     def _retry_after_seconds(self, waiting: int) -> int:
         """When a place in the queue should be free, from how fast requests ended lately; 1 to 60."""

@@ -7,7 +7,7 @@ prompts, report. Who and how much is decided by `scheduling`, `step_cost` and `m
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.engine.batch import Batch
@@ -29,7 +29,7 @@ from gateway.engine.scheduling import (
     who_joins,
 )
 from gateway.engine.step_cost import chunk_tokens
-from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
+from gateway.engine.token_stream import GeneratedToken, Starving, StepReport, TokenRequest
 from gateway.errors import GatewayError, GenerationFailed, InvalidRequest, ModelUnavailable, ShuttingDown
 from gateway.generation.request import Priority
 from gateway.observability.engine_state import EngineState, PrefixUse
@@ -117,14 +117,14 @@ class GenerationLoop:
         limits: LoopLimits,
         memory: ModelMemory,
         report: Callable[[StepReport], None],
-        cache: PrefixCache | None = None,
+        caches: Mapping[str, PrefixCache] | None = None,
         prefix_use: Callable[[], PrefixUse] = PrefixUse,
     ) -> None:
         self._batch = batch
         self._vocabulary = vocabulary
         self._limits = limits
         self._memory = memory
-        self._prefixes = PrefixReuse(cache)
+        self._prefixes = PrefixReuse({} if caches is None else caches)
         self._prefix_use = prefix_use
         self._report = report
         self._shares = FairShares(limits.ageing_seconds)
@@ -133,10 +133,19 @@ class GenerationLoop:
         self._row_limits = Limits(min(limits.max_rows, self._batch.most_rows or limits.max_rows), limits.ageing_seconds)
         self._last_chunk_tokens = 0
         self._preempted = 0
+        self._starving: Starving | None = None
 
     @property
     def has_work(self) -> bool:
-        return any(not self._prefixes.reading(ticket) for ticket in self._tickets)
+        """One that starves is stepped with others, and after each command: whoever makes room gives one."""
+        return self._starving is None and any(not self._prefixes.reading(ticket) for ticket in self._tickets)
+
+    @property
+    def patience_seconds(self) -> float | None:
+        """Half of what the stall budget leaves: a chunk of a prompt may come between the same two steps."""
+        if not self.has_work:
+            return None
+        return (self._limits.stall_budget - 1) / 2 * self._batch.decoding.expected_seconds(1)
 
     def submit(self, ticket: int, request: TokenRequest) -> None:
         try:
@@ -146,11 +155,12 @@ class GenerationLoop:
             )
             if len(request.seeds) > self._row_limits.max_rows:
                 raise InvalidRequest(f"This model runs at most {self._row_limits.max_rows} choices at once.", "n")
-        except InvalidRequest as error:
+            self._batch.adapted.check(request.adapter)
+        except GatewayError as error:
             self._publish(StepReport(failures=[(ticket, error)]))
             return
         self._tickets[ticket] = _Ticket(ticket, request, time.monotonic(), set(range(len(request.seeds))))
-        self._prefixes.submitted(ticket, request.prompt)
+        self._prefixes.submitted(ticket, request.prompt, request.adapter)
 
     def cancel(self, ticket: int, choice: int | None = None) -> None:
         """Frees the rows of a ticket, or of one of its choices, at whatever stage they are.
@@ -159,6 +169,8 @@ class GenerationLoop:
         """
         if known := self._tickets.get(ticket):
             self._forget(known, known.choices if choice is None else [choice])
+            if not self._tickets:  # no step follows that would
+                self._keep_within_memory()
         self._publish(StepReport())
 
     def step(self) -> None:
@@ -217,6 +229,7 @@ class GenerationLoop:
         )
 
     def _start(self, waiting: list[Job], now: float, report: StepReport) -> None:
+        self._starving = None
         if not waiting:
             return
         running: Counter[Priority] = Counter()
@@ -226,13 +239,19 @@ class GenerationLoop:
 
         def fits(job: Job) -> bool:
             ticket = self._tickets[job.ticket]
-            alone = not (started or running)  # it was found to fit then, and nobody could make more room
-            fitting = alone or self._memory.fits_now(*self._demand([*started, ticket]))
+            demand = self._demand([*started, ticket])
+            alone = not (started or running)
+            # alone in memory it was found to fit, and nobody could make more room
+            fitting = (alone and self._memory.is_alone) or self._memory.fits_now(*demand)
             if fitting:
                 started.append(ticket)
+            elif alone and self._starving is None:
+                self._starving = Starving(job.ticket, self._memory.wanted_bytes(*demand))
             return fitting
 
         jobs = jobs_to_start(waiting, running, self._row_limits, now, fits)
+        if jobs:
+            self._starving = None
         ready = [job for job in jobs if self._make_rows(self._tickets[job.ticket], report)]
         together = self._row_limits.max_rows if self._batch.prompts_together else 1
         for cohort in list(self._batch.cohorts):
@@ -263,6 +282,7 @@ class GenerationLoop:
                     RowSampling(request.sampling, request.seeds[choice], request.prompt, request.top_logprobs),
                     request.grammar.start() if request.grammar else None,
                     PromptLookup(index) if index else None,
+                    adapter=request.adapter,
                 )
                 ticket.rows[choice] = row
                 self._owners[row] = ticket, choice
@@ -284,10 +304,11 @@ class GenerationLoop:
 
     def _prompt(self, ticket: _Ticket, tokens: list[int], rows: list[Row], report: StepReport) -> Prompt:
         """With what is known of it already."""
-        taken = self._prefixes.take(ticket.number, tokens, ticket.request.session)
+        request = ticket.request
+        taken = self._prefixes.take(ticket.number, tokens, request.session, request.adapter)
         report.reused.append((ticket.number, taken.reuse))
-        stops = self._batch.stops(tokens, ticket.request.message_ends)
-        return Prompt(ticket.number, rows, tokens, taken.prefix, taken.standing, stops)
+        stops = self._batch.stops(tokens, request.message_ends)
+        return Prompt(ticket.number, rows, tokens, taken.prefix, taken.standing, stops, adapter=request.adapter)
 
     # --- computing --------------------------------------------------------------------------------------
 
@@ -437,6 +458,7 @@ class GenerationLoop:
                 running += len(ticket.rows)
             else:
                 waiting[ticket.request.priority] += len(ticket.choices)
+        report.starving = self._starving
         pace, decoding = self._batch.pace, self._batch.decoding
         report.state = EngineState(
             running=running,

@@ -82,6 +82,11 @@ class MemoryLedger:
     def passing_bytes(self) -> int:
         return sum(self._passing.values())
 
+    @property
+    def yielding_bytes(self) -> int:
+        """What those hold who give it up when others need it."""
+        return sum(map(self.held_by, self._give_up))
+
     def held_by(self, owner: str) -> int:
         return self._lasting.get(owner, 0) + self._passing.get(owner, 0)
 
@@ -113,15 +118,27 @@ class MemoryLedger:
     def fits_now(self, owner: str, wanted_bytes: int, work_space_bytes: int = 0) -> bool:
         """Whether `owner` may hold so much. Those who can give something up are asked to, if that is enough."""
         lacking = self.shortfall_bytes(owner, wanted_bytes, work_space_bytes)
-        if 0 < lacking <= sum(map(self.held_by, self._give_up)):
+        if 0 < lacking <= self.yielding_bytes:
             for give_up in self._give_up.values():
                 give_up(self.shortfall_bytes(owner, wanted_bytes, work_space_bytes))
             lacking = self.shortfall_bytes(owner, wanted_bytes, work_space_bytes)
         return lacking == 0
 
-    def most_bytes(self, work_space_bytes: int) -> int:
-        """What one owner could have beside this work space if all that does not last had gone."""
-        return self.budget_bytes - self.lasting_bytes - work_space_bytes
+    def most_bytes(self, work_space_bytes: int, beside: str | None = None) -> int:
+        """What one owner could have beside this work space if all that does not last had gone: and if all weights had
+        but those of `beside`, where that is given."""
+        lasting = self.lasting_bytes if beside is None else self._lasting.get(beside, 0)
+        return self.budget_bytes - lasting - work_space_bytes
+
+    def all_of(self, *owners: str) -> bool:
+        """Whether nobody else holds anything that is not given up when asked."""
+        others = {*self._lasting, *self._passing} - {*owners, *self._give_up}
+        return not any(map(self.held_by, others))
+
+
+def weights_owner(model_id: str) -> str:
+    """Who holds a model's weights in the ledger."""
+    return f"weights of {model_id}"
 
 
 class ModelMemory:
@@ -136,7 +153,7 @@ class ModelMemory:
         self, ledger: MemoryLedger, model_id: str, layout: "KvLayout", weight_bytes: int, pass_tokens: int
     ) -> None:
         self._ledger = ledger
-        self._weights = f"weights of {model_id}"
+        self._weights = weights_owner(model_id)
         self._caches = f"caches of {model_id}"
         self._layout = layout
         self._pass_tokens = pass_tokens
@@ -156,9 +173,21 @@ class ModelMemory:
         self._ledger.set_work_space(self._caches, self._work_bytes(self._longest))
 
     @property
+    def is_alone(self) -> bool:
+        """No other model holds memory: nobody could make more room."""
+        return self._ledger.all_of(self._weights, self._caches)
+
+    def wanted_bytes(self, rows: int, longest: int, prompts: Iterable[int] = ()) -> int:
+        """What must be free for the whole batch to become this, beside what it holds now."""
+        wanted = self._layout.needed_bytes(rows, longest, prompts) - self._ledger.held_by(self._caches)
+        return wanted + max(0, self._work_bytes(longest) - self._ledger.work_space_bytes)
+
+    @property
     def admission(self) -> "Admission":
-        """What a request must fit if it were alone, as it is known now."""
-        return Admission(self._layout, self._ledger.most_bytes(work_space_bytes=0), self._work_bytes)
+        """What a request must fit if it were alone in memory with its model, as it is known now."""
+        return Admission(
+            self._layout, self._ledger.most_bytes(work_space_bytes=0, beside=self._weights), self._work_bytes
+        )
 
     def owners(self) -> dict[str, int]:
         """Bytes by owner, of all models together, for metrics."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from gateway.engine.sliced_work import SlicedWork, Slices
+
 Result = TypeVar("Result")
 Command = Callable[[], None]
 
@@ -26,6 +28,10 @@ class Worker(Protocol):
 
     @property
     def has_work(self) -> bool: ...
+
+    @property
+    def patience_seconds(self) -> float | None:
+        """How long others may take the thread between two of its steps; None if that is no matter, as without work."""
 
     def step(self) -> None:
         """Does a bounded amount of work; raises only if it can never go on."""
@@ -47,7 +53,8 @@ class MlxThread:
         self._idle_seconds = idle_seconds
         self._stepped = False  # since `when_idle` was run last
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._workers: list[Worker] = []
+        self._sliced = SlicedWork(self._patience_seconds)
+        self._workers: list[Worker] = [self._sliced]
         self._stopping = threading.Event()
         self._ended = threading.Event()
         # A daemon, so that a process that dies on an error is not kept alive by it; an orderly end calls `stop`.
@@ -83,6 +90,30 @@ class MlxThread:
         self.post(command)
         return future
 
+    def run_sliced(
+        self, slices: Slices[Result], progress: Callable[[float], None], begin: Command = do_nothing
+    ) -> Future[Result]:
+        """Runs `begin` in its turn among the commands, and then `slices` between the steps of the workers.
+
+        Several such works are done one after the other. Cancel the future, at any time, and the rest is not done. It
+        also carries the exception. `progress` is called on the thread.
+        """
+        future: Future[Result] = Future()
+        if self._ended.is_set():
+            future.set_exception(RuntimeError("the MLX thread has ended"))
+            return future
+
+        def command() -> None:
+            begin()
+            self._sliced.add(slices, future, progress)
+
+        self.post(command)
+        return future
+
+    def drop_cancelled(self) -> Future[None]:
+        """What was cancelled of sliced works has been given up when the future is done."""
+        return self.run(self._sliced.drop_cancelled)
+
     def add_worker(self, worker: Worker) -> None:
         """Only on the MLX thread."""
         self._workers.append(worker)
@@ -96,6 +127,11 @@ class MlxThread:
         self._stopping.set()
         self._commands.put(None)
         self._thread.join()
+
+    def _patience_seconds(self) -> float | None:
+        """Of the least patient worker."""
+        patience = [worker.patience_seconds for worker in self._workers]
+        return min((seconds for seconds in patience if seconds is not None), default=None)
 
     def _run(self) -> None:
         try:
@@ -148,7 +184,7 @@ class MlxThread:
     def _step_workers(self) -> None:
         """In a frame of its own, so that nothing holds on to a worker (and its model) that has been closed."""
         for worker in list(self._workers):
-            self._stepped = True
+            self._stepped = self._stepped or worker.has_work
             self._step(worker)
 
     def _step(self, worker: Worker) -> None:

@@ -3,14 +3,15 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 
 from gateway.engine.cache_factory import CacheFactory
+from gateway.engine.lora import AdaptedModel
 from gateway.engine.pace import Pass
 from gateway.engine.row import Row
 from gateway.engine.row_caches import RowCaches
+from gateway.generation.adapter import BASE
 from gateway.prefix_cache.extent import UNKNOWN, Standing
 from gateway.prefix_cache.row_state import NO_PREFIX, Prefix
 
@@ -30,6 +31,7 @@ class Prompt:
     standing: Standing = UNKNOWN
     stops: Sequence[int] = ()
     computed: int = 0
+    adapter: str = BASE
 
     @property
     def left(self) -> int:
@@ -80,7 +82,7 @@ class Cohort:
         """Tokens to compute of the longest prompt."""
         return max(prompt.left for prompt in self.prompts)
 
-    def compute(self, model: Any, width: int) -> Pass:
+    def compute(self, model: AdaptedModel, width: int) -> Pass:
         """Computes the next `width` tokens of every prompt (fewer where fewer are left), and says what that was."""
         counts = [min(width, prompt.until_stop) for prompt in self.prompts]
         width = max(counts)
@@ -89,7 +91,7 @@ class Cohort:
             for prompt, count in zip(self.prompts, counts, strict=True)
         ]
         work = Pass(len(self.prompts), width, self.context)
-        model(mx.array(inputs), cache=self.caches.layers)
+        model(mx.array(inputs), self.caches.layers, [prompt.adapter for prompt in self.prompts])
         self.caches.commit(counts)
         for prompt, count in zip(self.prompts, counts, strict=True):
             prompt.computed += count

@@ -4,7 +4,7 @@ Belongs to the MLX thread. Nothing here may cost a request its answer: a failure
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from gateway.engine.prefill import Prompt
 from gateway.engine.row import Row
@@ -20,10 +20,9 @@ BETWEEN_STOPS = frozenset({Part.FULL, Part.WINDOW})
 
 
 class PrefixKeeper:
-    """`cache` is None where nothing is kept."""
-
-    def __init__(self, cache: PrefixCache | None) -> None:
-        self._cache = cache
+    def __init__(self, caches: Mapping[str, PrefixCache]) -> None:
+        """`caches` by adapter; nothing is kept where there is none."""
+        self._caches = caches
 
     def prompt_advanced(self, prompt: Prompt, caches: RowCaches, index: int) -> None:
         """A chunk of a prompt was computed; it is row `index` of `caches`."""
@@ -44,22 +43,22 @@ class PrefixKeeper:
             cache.ended(row.standing, row.tokens)
 
         if not row.broken:
-            self._try(keep)
+            self._try(keep, row.adapter)
 
     def _keep_prompt(self, prompt: Prompt, caches: RowCaches, index: int, parts: Collection[Part]) -> None:
         def keep(cache: PrefixCache) -> None:
             prompt.standing = _keep(cache, prompt.standing, prompt.tokens, caches, index, parts)
 
-        self._try(keep)
+        self._try(keep, prompt.adapter)
 
-    def _try(self, keep: Callable[[PrefixCache], None]) -> None:
-        if self._cache is None:
+    def _try(self, keep: Callable[[PrefixCache], None], adapter: str) -> None:
+        if (cache := self._caches.get(adapter)) is None:
             return
         try:
-            keep(self._cache)
+            keep(cache)
         except Exception:
             log.exception("what was computed cannot be kept; from now on this model keeps nothing more")
-            self._cache = None
+            self._caches = {}
 
 
 def _keep(

@@ -6,7 +6,7 @@ sessions that start together compute their common system prompt once.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.prefix_cache.extent import BLOCK_TOKENS, UNKNOWN, Standing
@@ -35,6 +35,7 @@ class Taken:
 
 @dataclass(slots=True)
 class _Waiting:
+    cache: PrefixCache
     found: Found
     asked_disk: bool = False
     reading: bool = False
@@ -44,15 +45,16 @@ class _Waiting:
 
 
 class PrefixReuse:
-    def __init__(self, cache: PrefixCache | None) -> None:
-        self._cache = cache
+    def __init__(self, caches: Mapping[str, PrefixCache]) -> None:
+        """`caches` by adapter: what one computed is of no use to another."""
+        self._caches = caches
         self._waiting: dict[int, _Waiting] = {}
         self._coming: dict[bytes, int] = {}  # digests of blocks that are being computed, and by which ticket
         self._computing: dict[int, deque[tuple[int, bytes]]] = {}  # the same by ticket, with where each ends
 
-    def submitted(self, ticket: int, tokens: list[int]) -> None:
-        if self._cache:
-            self._waiting[ticket] = _Waiting(self._cache.find(tokens))
+    def submitted(self, ticket: int, tokens: list[int], adapter: str) -> None:
+        if cache := self._caches.get(adapter):
+            self._waiting[ticket] = _Waiting(cache, cache.find(tokens))
 
     def reusable(self, ticket: int) -> int:
         """Tokens of a waiting request's prompt that need not be computed, as far as that is known."""
@@ -79,7 +81,7 @@ class PrefixReuse:
                 yield ticket
 
     def _may_start(self, ticket: int, claimed: Collection[bytes]) -> bool:
-        if self._cache is None or (waiting := self._waiting.get(ticket)) is None:
+        if (waiting := self._waiting.get(ticket)) is None:
             return True
         if waiting.reading or waiting.awaited in self._coming:
             return False
@@ -88,14 +90,14 @@ class PrefixReuse:
             waiting.shared += self._look_again(waiting)
         return not self._reads(waiting) and not self._awaits_another(waiting, claimed)
 
-    def take(self, ticket: int, tokens: list[int], session: str) -> Taken:
+    def take(self, ticket: int, tokens: list[int], session: str, adapter: str) -> Taken:
         """What a request that starts now begins with; from now on it computes the rest of `tokens`."""
-        if self._cache is None:
+        if (cache := self._caches.get(adapter)) is None:
             return Taken(NO_PREFIX, UNKNOWN, Reuse(len(tokens)))
         waiting = self._waiting.pop(ticket, None)
-        found = self._cache.find_again(waiting.found) if waiting else self._cache.find(tokens)
-        reuse = self._cache.reuse(found, session)
-        taken = self._cache.take(found, session)
+        found = cache.find_again(waiting.found) if waiting else cache.find(tokens)
+        reuse = cache.reuse(found, session)
+        taken = cache.take(found, session)
         self._announce(ticket, found.digests, taken.tokens // BLOCK_TOKENS)
         disk = min(waiting.from_disk, taken.tokens) if waiting else 0
         shared = min(waiting.shared, taken.tokens - disk) if waiting else 0
@@ -116,14 +118,12 @@ class PrefixReuse:
 
     def _look_again(self, waiting: _Waiting) -> int:
         """How many tokens more can be taken by now."""
-        assert self._cache
         before = waiting.found.in_ram.tokens
-        waiting.found = self._cache.find_again(waiting.found)
+        waiting.found = waiting.cache.find_again(waiting.found)
         return max(0, waiting.found.in_ram.tokens - before)
 
     def _reads(self, waiting: _Waiting) -> bool:
         """Begins to read what only the disk has, once, if that is worth it."""
-        assert self._cache
         found = waiting.found
         if waiting.asked_disk or found.anywhere.tokens - found.in_ram.tokens < WORTH_READING_TOKENS:
             return False
@@ -133,7 +133,7 @@ class PrefixReuse:
             waiting.reading = False
             waiting.from_disk += self._look_again(waiting)
 
-        waiting.reading = self._cache.fetch(found, has_come)
+        waiting.reading = waiting.cache.fetch(found, has_come)
         return waiting.reading
 
     def _awaits_another(self, waiting: _Waiting, claimed: Collection[bytes]) -> bool:

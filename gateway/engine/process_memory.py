@@ -1,6 +1,7 @@
 """The one memory ledger of the process. Belongs to the MLX thread."""
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.config import HardwareConfig
@@ -10,6 +11,16 @@ if TYPE_CHECKING:  # it imports mlx
     from gateway.hardware.memory import MemoryBudget
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRoom:
+    """`free_bytes` is what nobody holds, or holds and gives up when asked; negative when the budget is overrun.
+    `passing_bytes` are held by running requests."""
+
+    budget_bytes: int
+    free_bytes: int
+    passing_bytes: int = 0
 
 
 class ProcessMemory:
@@ -29,3 +40,9 @@ class ProcessMemory:
             log.info("models may take %.1f GiB of memory: %s", budget.bytes / 2**30, budget.source)
             self._ledger = MemoryLedger(budget.bytes)
         return self._ledger
+
+    def room(self) -> MemoryRoom:
+        """Only on the MLX thread."""
+        ledger = self.ledger()
+        yielding = ledger.yielding_bytes
+        return MemoryRoom(ledger.budget_bytes, ledger.free_bytes + yielding, ledger.passing_bytes - yielding)

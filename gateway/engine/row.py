@@ -8,6 +8,7 @@ from gateway.engine.prompt_lookup import LONGEST_DRAFT_TOKENS, PromptLookup
 from gateway.engine.sampling import RowSampling
 from gateway.engine.token_stream import TokenScores
 from gateway.errors import GatewayError
+from gateway.generation.adapter import BASE
 from gateway.generation.events import FinishReason
 from gateway.prefix_cache.extent import UNKNOWN, Standing
 
@@ -30,6 +31,7 @@ class Row:
     mask: Words | None = None
     standing: Standing = UNKNOWN
     broken: bool = False
+    adapter: str = BASE
     _proposal: "Proposal | None" = None
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayError, InvalidRequest
+from gateway.generation.adapter import BASE
 from gateway.generation.events import FinishReason
 from gateway.generation.request import Priority, Sampling
 from gateway.observability.engine_state import EngineState
@@ -28,7 +29,7 @@ class TokenRequest:
     one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
     `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
     `message_ends` are places in the prompt from which a later one may go on otherwise: where its last messages end.
-    `prompt_field` is what the client calls the prompt.
+    `prompt_field` is what the client calls the prompt. `adapter` is one that was loaded with the model.
     """
 
     prompt: list[int]
@@ -43,6 +44,7 @@ class TokenRequest:
     expected_tokens: int | None = None
     message_ends: tuple[int, ...] = ()
     prompt_field: str = "messages"
+    adapter: str = BASE
 
     @property
     def reserved_tokens(self) -> int:
@@ -83,11 +85,20 @@ class GeneratedToken:
     finish: FinishReason | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Starving:
+    """A request for which so many bytes must be free."""
+
+    ticket: int
+    wanted_bytes: int
+
+
 @dataclass(slots=True)
 class StepReport:
     """What one engine step did, and how the engine does after it.
 
-    `closed` says why the engine takes no more requests; it is the last report.
+    `closed` says why the engine takes no more requests; it is the last report. `starving` is a request that
+    waits although nothing runs, and how many bytes must be free for it: other models hold them.
     """
 
     tokens: list[tuple[int, GeneratedToken]] = field(default_factory=list)
@@ -95,6 +106,7 @@ class StepReport:
     reused: list[tuple[int, Reuse]] = field(default_factory=list)
     state: EngineState = field(default_factory=EngineState)
     closed: GatewayError | None = None
+    starving: "Starving | None" = None
 
 
 Cancel = Callable[[int, int | None], None]

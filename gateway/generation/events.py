@@ -1,5 +1,5 @@
-"""What happens to a request, in order: `Admitted`, then deltas and one `ChoiceFinished` for every choice, then
-`Finished`. An error ends the sequence by being raised.
+"""What happens to a request, in order: perhaps `Waiting`, `Admitted`, then deltas and one `ChoiceFinished` for every
+choice, then `Finished`. An error ends the sequence by being raised.
 
 Deltas of one choice come in the order of its text. A tool call begins with `ToolCallBegan`, its arguments follow in
 fragments; it is over when another delta or the end of the choice comes.
@@ -27,6 +27,13 @@ class ChosenLogprob:
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The model is on its way into memory, or others are before this request; `why` says so in words."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +103,4 @@ class Finished:
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallBegan | ToolArguments
-Event = Admitted | Delta | ChoiceFinished | Finished
+Event = Waiting | Admitted | Delta | ChoiceFinished | Finished

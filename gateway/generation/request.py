@@ -157,7 +157,8 @@ class Sampling:
     wins; else logits are divided by the temperature and `min_p`, `top_k` and `top_p` narrow the choice.
 
     `presence_penalty` and `frequency_penalty` look at generated tokens (OpenAI's formula), `repetition_penalty` at
-    the prompt and generated tokens (https://arxiv.org/abs/1909.05858). `top_k` 0 means no limit.
+    the prompt and generated tokens (https://arxiv.org/abs/1909.05858). `top_k` 0 means no limit. `stated` names the
+    fields that the client gave a value; the others may be as the model's options say.
     """
 
     temperature: float = 1.0
@@ -169,6 +170,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int | None = None
+    stated: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

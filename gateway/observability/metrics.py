@@ -4,15 +4,19 @@
 values come from the configuration or from fixed sets: a client cannot create a series.
 """
 
+import logging
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import get_args
 
+import psutil  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.generation.events import FinishReason
 from gateway.generation.request import Priority
 from gateway.observability.engine_state import EngineState, PrefixUse
+from gateway.observability.upstream_metrics import UpstreamMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The classic text format: the newer one that Prometheus negotiates would rename `vllm:x` to `vllm_x`."""
@@ -20,6 +24,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_TOKEN_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 TOKEN_GAP_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 600.0)
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -109,6 +115,7 @@ class Metrics:
             registry=registry,
         )
         self.prefixes = PrefixMetrics(registry)
+        self.upstreams = UpstreamMetrics(registry)
         self._encoder_requests = self._counter(
             "mlx_gateway_encoder_requests_total", "Requests for embeddings or a ranking that were computed"
         )
@@ -116,8 +123,56 @@ class Metrics:
             "mlx_gateway_encoder_requests_running", "Requests for embeddings or a ranking that are being computed"
         )
         self._encoder_tokens = self._counter("mlx_gateway_encoder_tokens_total", "Tokens of these requests' texts")
+        self._first_served = Gauge(
+            "mlx_gateway_start_to_first_token_seconds",
+            "From the start of the process to the first token of its first answer; 0 before that",
+            registry=registry,
+        )
+        self._has_served = False
+        preloads = Counter(
+            "mlx_gateway_preloads_total",
+            "Models that were loaded before anybody asked, by whether somebody did soon",
+            ["outcome"],
+            registry=registry,
+        )
+        self._preload_hits = GrowingTotal(preloads.labels("wanted"))
+        self._preload_misses = GrowingTotal(preloads.labels("not wanted"))
+        self._preload_hit_rate = Gauge(
+            "mlx_gateway_preload_hit_rate", "Share of preloaded models that were wanted soon", registry=registry
+        )
         self._load_seconds = self._gauge("mlx_gateway_model_load_seconds", "How long the last load took")
         self._weight_bytes = self._gauge("mlx_gateway_model_weight_bytes", "Memory of the model's weights")
+        self._loads = Counter(
+            "mlx_gateway_model_loads_total",
+            "Loads of weights, by outcome",
+            ["model_name", "outcome"],
+            registry=registry,
+        )
+        self._evictions = Counter(
+            "mlx_gateway_model_evictions_total",
+            "Models that gave up their memory, and why",
+            ["model_name", "reason"],
+            registry=registry,
+        )
+        self._progress = self._gauge("mlx_gateway_model_progress", "How far a model is with what it does (0 to 1)")
+        self._leases = self._gauge("mlx_gateway_model_leases", "Requests that hold the model in memory")
+        self._lease_waits = self._gauge(
+            "mlx_gateway_model_requests_waiting", "Requests that wait until the model is in memory"
+        )
+
+    def preloads(self, hits: int, misses: int) -> None:
+        """Since the process began."""
+        self._preload_hits.reached(hits)
+        self._preload_misses.reached(misses)
+        self._preload_hit_rate.set(hits / max(1, hits + misses))
+
+    def served(self) -> None:
+        """A token goes out; the first one is noted."""
+        if not self._has_served:
+            self._has_served = True
+            seconds = time.time() - psutil.Process().create_time()
+            self._first_served.set(seconds)
+            log.info("the first token went out %.2f s after the process started", seconds)
 
     def for_model(self, model_name: str) -> "ModelMetrics":
         return ModelMetrics(self, model_name)
@@ -200,6 +255,7 @@ class ModelMetrics:
         self._waiting_by_class = {
             priority: metrics._waiting_by_class.labels(model_name, priority.name.lower()) for priority in Priority
         }
+        self.served = metrics.served
         self._memory_bytes = metrics.memory_bytes
         self._prefixes = metrics.prefixes
         self.restarts = metrics._restarts.labels(model_name)
@@ -225,6 +281,14 @@ class ModelMetrics:
         self.encoder_tokens = metrics._encoder_tokens.labels(model_name)
         self.load_seconds = metrics._load_seconds.labels(model_name)
         self.weight_bytes = metrics._weight_bytes.labels(model_name)
+        self.loads = metrics._loads.labels(model_name, "ready")
+        self.loads_failed = metrics._loads.labels(model_name, "failed")
+        self.progress = metrics._progress.labels(model_name)
+        self.leases = metrics._leases.labels(model_name)
+        self.lease_waits = metrics._lease_waits.labels(model_name)
+        self._evictions = {
+            reason: metrics._evictions.labels(model_name, reason) for reason in ("operator", "memory", "idle")
+        }
         self._prefix_queries = metrics._prefix_queries.labels(model_name)
         self._prefix_hits = metrics._prefix_hits.labels(model_name)
         self._prompt_sources = metrics._prompt_sources
@@ -260,6 +324,9 @@ class ModelMetrics:
         for source, count in {**reused, "computed": computed}.items():
             self._prompt_sources.labels(self._model_name, source).inc(count)
         self._prefix_missed.labels(self._model_name, cause).inc(computed)
+
+    def evicted(self, reason: str) -> None:
+        self._evictions[reason].inc()
 
     def choice_ended(self, reason: str) -> None:
         self._ended[reason].inc()

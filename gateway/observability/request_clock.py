@@ -26,6 +26,7 @@ class RequestClock:
         now = time.perf_counter()
         if self._last_arrival is None:
             self._metrics.first_token.observe(now - self._started)
+            self._metrics.served()
         else:
             self._metrics.token_gap.observe(now - self._last_arrival)
         self._last_arrival = now

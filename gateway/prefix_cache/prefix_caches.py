@@ -5,12 +5,15 @@ what it has to tell; nothing here imports mlx before that thread does.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from gateway.config import Config
+from gateway.generation.adapter import BASE, adapter_id
 from gateway.observability.engine_state import PrefixUse
 from gateway.prefix_cache.cached_extent import Tier
 from gateway.prefix_cache.cipher import Cipher, key_from_file
@@ -32,6 +35,8 @@ WRITE_QUEUE_BYTES = 512 * 2**20
 """What may wait to be written; more is not written. It is memory beside `cache.ram_bytes`."""
 
 INDEX_SECONDS = 30.0
+POLL_SECONDS = 0.05
+FILES_IN_A_SLICE = 500
 
 OWNER = "prefix_cache"
 """In the memory ledger."""
@@ -85,6 +90,7 @@ class PrefixCaches:
         self._post = post
         self._ram: RamTier | None = None
         self._open: dict[str, PrefixCache] = {}
+        self._names: dict[str, set[str]] = {}  # under which a model and its adapters have caches
         self._disk = self._start_disk(config) if self._config.enabled and self._config.disk_bytes else None
 
     @property
@@ -92,24 +98,58 @@ class PrefixCaches:
         """Whose caches are open."""
         return sorted(self._open)
 
-    def open(self, model_id: str, namespace: bytes, needs: "Needs", ledger: Ledger) -> "PrefixCache | None":
-        """A model's cache, in place of the one it had before; None if nothing shall be kept."""
+    def open(
+        self, model_id: str, namespace: bytes, needs: "Needs", ledger: Ledger, adapter: str = BASE
+    ) -> "PrefixCache | None":
+        """A model's cache, or that of one of its adapters, in place of the one it had before; None if nothing shall be
+        kept."""
         from gateway.prefix_cache.prefix_cache import PrefixCache
 
-        self.close(model_id)
+        name = adapter_id(model_id, adapter)
+        self._close(name)
         if not self._config.enabled:
             return None
         ram = self._ram_tier(ledger)
         cache = PrefixCache(namespace, needs, ram, self._disk)
         ram.add_owner(cache)
-        self._open[model_id] = cache
-        if self._disk:
-            self._index(cache, self._disk)
+        self._open[name] = cache
+        self._names.setdefault(model_id, set()).add(name)
         return cache
 
+    def find_on_disk(self, model_id: str) -> Generator[float, float | None, None]:
+        """Tells the caches of a model and its adapters what an earlier run left, so that who asks next finds it. Waits
+        for the disk.
+
+        The engine's `Slices`: it yields wherever others may have a turn, and is sent None where nobody wants one.
+        """
+        for name in sorted(self._names.get(model_id, ())):
+            if self._disk:
+                yield from self._index(self._open[name], self._disk)
+
+    def _index(self, cache: "PrefixCache", disk: SsdThread) -> Generator[float, float | None, None]:
+        headers = disk.headers_of(cache.namespace)
+        deadline = time.monotonic() + INDEX_SECONDS
+        while not headers.done():
+            if time.monotonic() > deadline:
+                log.warning(
+                    "the disk did not tell within %.0f s which prefixes there are; none are used", INDEX_SECONDS
+                )
+                return
+            if (yield 1.0) is None:
+                wait([headers], timeout=POLL_SECONDS)
+        for count, (header, nbytes) in enumerate(headers.result(), start=1):
+            cache.found_on_disk(header.extent, header.part, header.first, nbytes)
+            if count % FILES_IN_A_SLICE == 0:
+                yield 1.0
+
     def close(self, model_id: str) -> None:
-        """Gives up what memory has of a model; what is on disk stays. Nothing happens if it has none."""
-        if cache := self._open.pop(model_id, None):
+        """Gives up what memory has of a model and its adapters; what is on disk stays. Nothing happens if there is
+        none."""
+        for name in self._names.pop(model_id, ()):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        if cache := self._open.pop(name, None):
             cache.clear_ram()
             assert self._ram
             self._ram.remove_owner(cache)
@@ -196,14 +236,6 @@ class PrefixCaches:
             return SsdTier(config.cache_directory, self._config.disk_bytes, self._config.disk_free_bytes, cipher)
 
         return SsdThread(open_tier, WRITE_QUEUE_BYTES, self)
-
-    def _index(self, cache: "PrefixCache", disk: SsdThread) -> None:
-        """Waits for the disk: who asks next shall find what an earlier run left."""
-        try:
-            for header, nbytes in disk.headers_of(cache.namespace).result(INDEX_SECONDS):
-                cache.found_on_disk(header.extent, header.part, header.first, nbytes)
-        except TimeoutError:
-            log.warning("the disk did not tell within %.0f s which prefixes there are; none are used", INDEX_SECONDS)
 
     def _ram_tier(self, ledger: Ledger) -> "RamTier":
         from gateway.prefix_cache.ram_tier import RamTier

@@ -42,6 +42,7 @@ def sampling(fields: SamplingFields) -> Sampling:
         repetition_penalty=given(fields.repetition_penalty, defaults.repetition_penalty),
         logit_bias=_logit_bias(fields.logit_bias or {}),
         seed=fields.seed,
+        stated=frozenset(name for name in fields.__struct_fields__ if getattr(fields, name) is not None),
     )
 
 

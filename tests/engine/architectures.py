@@ -34,13 +34,18 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"mamba_d_ssm": 64, "mamba_n_heads": 2, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_chunk_size": 32},
 }
 
+MORE_MODELS: dict[str, dict[str, Any]] = {
+    "qwen3": COMMON | {"max_position_embeddings": 512, "rope_theta": 10_000.0, "tie_word_embeddings": False}
+}
+"""Whose caches are like one of those, and whose layers are not."""
+
 
 @cache
 def build(name: str, dtype: mx.Dtype = mx.bfloat16) -> Any:
     """bfloat16 needs no BLAS threads, which fight over a busy machine's cores; float32 is exact enough to compare."""
     mx.random.seed(3)
     module = import_module(f"mlx_lm.models.{name}")
-    model = module.Model(module.ModelArgs.from_dict({"model_type": name} | MODELS[name]))
+    model = module.Model(module.ModelArgs.from_dict({"model_type": name} | (MODELS | MORE_MODELS)[name]))
     if dtype == mx.float32:  # wider than untrained weights, so that logits differ clearly
         model.update(tree_map(lambda weight: 3 * weight if weight.ndim == 2 else weight, model.parameters()))
     model.set_dtype(dtype)

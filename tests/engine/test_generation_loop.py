@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.engine.memory_ledger import FIRST_GUESS_SHARE
 from gateway.engine.token_stream import GeneratedToken, StepReport, TokenRequest
 from gateway.errors import (
+    AdapterUnfit,
     GatewayError,
     GenerationFailed,
     InvalidRequest,
@@ -575,3 +576,12 @@ def test_tokens_are_the_same_alone_and_in_any_crowd(tiny_model: Any, data: st.Da
         assert seen == alone.ids(ticket)[: len(seen)]
         finished = bool(crowd.tokens[ticket]) and crowd.tokens[ticket][-1].finish
         assert not finished or len(seen) == len(alone.ids(ticket))
+
+
+def test_an_adapter_that_is_not_loaded_fails_its_own_request(bench: Bench) -> None:
+    bench.loop.submit(1, replace(request(prompt(9)), adapter="sql"))
+    bench.loop.submit(2, request(prompt(9)))
+    bench.run()
+    assert isinstance(bench.failures[1], AdapterUnfit)
+    assert "'sql'" in str(bench.failures[1])
+    assert len(bench.ids(2)) == 8

@@ -79,6 +79,10 @@ class CountingWorker:
     def has_work(self) -> bool:
         return self.steps < 3
 
+    @property
+    def patience_seconds(self) -> float | None:
+        return None
+
     def step(self) -> None:
         self.steps += 1
         if self.breaks and self.steps == 2:
@@ -168,7 +172,7 @@ async def test_an_engine_that_cannot_go_on_ends_its_requests_and_takes_no_more(
 
 def _break(engine: Engine, *, for_good: bool) -> None:
     """On the MLX thread: the next decode step fails, or with `for_good` what decides about steps."""
-    worker = engine._worker
+    worker = engine._slot.worker
     assert worker
 
     def fail(*arguments: object) -> None:

@@ -18,9 +18,11 @@ from gateway.engine.batch import Batch
 from gateway.engine.cache_factory import CacheFactory
 from gateway.engine.generation_loop import GenerationLoop, LoopLimits
 from gateway.engine.kv_layout import KvLayout
+from gateway.engine.lora import AdaptedModel
 from gateway.engine.memory_ledger import MemoryLedger, ModelMemory
 from gateway.engine.prefill import Cohort, Prompt
 from gateway.engine.token_stream import StepReport, TokenRequest
+from gateway.generation.adapter import BASE
 from gateway.generation.request import Priority, Sampling
 from gateway.prefix_cache.extent import BLOCK_TOKENS, Standing
 from gateway.prefix_cache.prefix_caches import PrefixCaches, RamUse
@@ -59,12 +61,14 @@ class Bench:
         self.caches = PrefixCaches(Config(cache=settings), self._told.put)
         cache = self.caches.open("m", NAMESPACE, self.factory.needs, ledger)
         assert cache
+        for _ in self.caches.find_on_disk("m"):
+            pass
         self.cache = cache
         limits = LoopLimits(4, CHUNK, 16, 4 * CHUNK, 5.0, 10.0, speculation=False)
         layout = KvLayout.measure(model, CHUNK, lambda _: self.factory.model_caches())
         memory = ModelMemory(ledger, "m", layout, 0, limits.pass_tokens)
         self.loop = GenerationLoop(
-            Batch(self, self.factory, self.cache), VOCABULARY, limits, memory, self._note, self.cache
+            Batch(self, self.factory, {BASE: cache}), VOCABULARY, limits, memory, self._note, {BASE: cache}
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -127,7 +131,7 @@ def logits_of(bench: Bench, tokens: list[int], prefix: Prefix) -> mx.array:
     cohort = Cohort(bench.factory)
     cohort.join([Prompt(1, [], tokens, prefix, Standing())])
     while cohort.left:
-        cohort.compute(bench, CHUNK)
+        cohort.compute(AdaptedModel(bench), CHUNK)
     logits: mx.array = bench(mx.array([[tokens[-1]]]), cache=cohort.caches.layers)[0, -1]
     return logits
 

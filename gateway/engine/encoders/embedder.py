@@ -16,7 +16,9 @@ from gateway.engine.encoders.encoder_config import EncoderConfig
 from gateway.engine.encoders.tokenizer import EncoderInput
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
-from gateway.errors import GatewayError, ModelUnavailable, Overloaded, ShuttingDown
+from gateway.engine.sliced_work import Slices
+from gateway.engine.worker_slot import WorkerSlot
+from gateway.errors import GatewayError, Overloaded, ShuttingDown
 from gateway.hardware.blas import Blas
 
 if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
@@ -38,14 +40,11 @@ class _Outstanding:
 
 
 class Embedder:
-    """Belongs to the event loop; `_worker` alone belongs to the MLX thread.
-
-    Texts may be given while the model loads: they wait in the thread's command queue.
-    """
+    """Belongs to the event loop. Texts may be given while the model loads: the worker takes them when it is there."""
 
     def __init__(self, model_id: str, thread: MlxThread, memory: ProcessMemory, config: EngineConfig) -> None:
         self._model_id = model_id
-        self._thread = thread
+        self._slot: WorkerSlot[EncoderLoop] = WorkerSlot(thread)
         self._memory = memory
         self._most_requests = config.max_running + config.max_waiting
         self._event_loop = asyncio.get_running_loop()
@@ -53,9 +52,7 @@ class Embedder:
         self._outstanding: dict[int, _Outstanding] = {}
         self._seconds_per_token = 0.0
         self._failure: GatewayError | None = None
-        self._worker: EncoderLoop | None = None
         self._broken = asyncio.Event()
-        self._wanted: Callable[[], None] | None = None  # while there are no weights
 
     @property
     def failure(self) -> GatewayError | None:
@@ -76,65 +73,36 @@ class Embedder:
         blas: Blas,
         progress: Callable[[float], None],
     ) -> Awaitable[EncoderReady]:
-        """Loads the weights on the MLX thread and starts to compute for whoever waits. Texts that are given from this
-        call on are computed.
+        """Loads the weights on the MLX thread, between other models' steps, and starts to compute for whoever waits.
+        Texts that are given from this call on are computed.
 
-        Texts have at most `context_tokens`. `progress` is called on the event loop with a fraction. Raises what loading
-        raised; the engine is then of no use and `fail` must be called.
+        Texts have at most `context_tokens`. `progress` is called on the event loop with a fraction. Cancel whoever
+        awaits the load to end it. Raises what loading raised; the engine is then of no use and `fail` must be called.
         """
-
-        def progress_or_stop(fraction: float) -> None:
-            if self._thread.stopping:
-                raise ShuttingDown
-            self._event_loop.call_soon_threadsafe(progress, fraction)
 
         def report(report: "EncoderReport") -> None:
             self._event_loop.call_soon_threadsafe(self._deliver, report)
 
-        def on_thread() -> EncoderReady:
-            from gateway.engine.encoders.encoder_loop import EncoderLoop
-            from gateway.engine.encoders.text_encoder import load_encoder
+        def slices() -> "Slices[tuple[EncoderLoop, EncoderReady]]":
+            from gateway.engine.encoders.encoder_loading import load_encoder_loop
             from gateway.hardware.backend import detect_backend
 
-            self._worker = None  # after a breakdown: its model must go before the new one comes
-            backend = detect_backend(hardware, blas)
-            ledger = self._memory.ledger()
-            model = load_encoder(folder, config, backend.dtype, progress_or_stop)
-            worker = EncoderLoop(model, self._model_id, ledger, report)
-            worker.calibrate(context_tokens)
-            if ledger.most_bytes(ledger.work_space_bytes) < 0:
-                worker.release()
-                raise ModelUnavailable(
-                    f"The model's weights ({model.weight_bytes / 2**20:.0f} MiB) and its work space do not fit into "
-                    f"what is left of the memory budget of {ledger.budget_bytes / 2**20:.0f} MiB. Raise "
-                    "hardware.memory_bytes or hardware.memory_fraction, or set a lower context_tokens."
-                )
-            self._worker = worker
-            self._thread.add_worker(worker)
-            return EncoderReady(str(backend), model.weight_bytes)
+            backend, ledger = detect_backend(hardware, blas), self._memory.ledger()
+            loop = yield from load_encoder_loop(
+                self._model_id, folder, config, context_tokens, backend.dtype, ledger, report
+            )
+            return loop, EncoderReady(str(backend), loop.weight_bytes)
 
-        self._wanted = None
-        return asyncio.wrap_future(self._thread.run(on_thread))
+        return self._slot.load(slices(), progress)
 
-    def unloaded(self, wanted: Callable[[], None]) -> None:
-        """There are no weights: the next request calls `wanted`, which must call `load` before it returns."""
-        self._wanted = wanted
+    async def cancel_load(self) -> None:
+        """Ends a load that is under way: whoever awaits it gets `LoadCancelled`. Then its memory is free."""
+        await self._slot.cancel_load()
 
-    async def unload(self, wanted: Callable[[], None]) -> None:
-        """Gives up the weights. Nobody may be `busy` with it; `wanted` is called as `unloaded` says."""
-        self.unloaded(wanted)
+    async def unload(self) -> None:
+        """Gives up the weights. Nobody may be `busy` with it, and no text be given before `load` was called again."""
 
-        def on_thread() -> None:
-            from gateway.hardware.memory import free_unused
-
-            worker, self._worker = self._worker, None
-            if worker:
-                self._thread.remove_worker(worker)
-                worker.release()
-            del worker
-            free_unused()
-
-        await asyncio.wrap_future(self._thread.run(on_thread))
+        await self._slot.unload(lambda worker: worker.release())
 
     async def encode(self, texts: Sequence[EncoderInput]) -> NDArray[np.float32]:
         """(texts, dimensions), or (texts, 1) of a cross-encoder. Cancel it and the rest is not computed.
@@ -145,18 +113,16 @@ class Embedder:
             raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
         if len(self._outstanding) >= self._most_requests:
             raise Overloaded(len(self._outstanding), self._most_requests, self._retry_after_seconds())
-        if wanted := self._wanted:
-            wanted()
         ticket = next(self._tickets)
         vectors = self._event_loop.create_future()
         self._outstanding[ticket] = _Outstanding(vectors, sum(len(text.ids) for text in texts))
-        self._thread.post(lambda: self._worker.submit(ticket, texts) if self._worker else None)
+        self._slot.ask(lambda worker: worker.submit(ticket, texts))
         try:
             result: NDArray[np.float32] = await vectors
             return result
         finally:
             if self._outstanding.pop(ticket, None):
-                self._thread.post(lambda: self._worker.cancel(ticket) if self._worker else None)
+                self._slot.ask(lambda worker: worker.cancel(ticket))
 
     async def broke_down(self) -> None:
         """Waits until the engine has closed by itself, because it could not go on."""
@@ -176,7 +142,7 @@ class Embedder:
     def _deliver(self, report: "EncoderReport") -> None:
         if report.closed:
             self.fail(report.closed)
-            self._thread.post(self._drop_worker)
+            self._slot.closed()
             if not isinstance(report.closed, ShuttingDown):
                 self._broken.set()
         elif report.outcome is not None:
@@ -190,10 +156,6 @@ class Embedder:
             outstanding.vectors.set_exception(outcome)
         else:
             outstanding.vectors.set_result(outcome)
-
-    def _drop_worker(self) -> None:
-        """On the MLX thread: the model's memory goes with it."""
-        self._worker = None
 
     def _retry_after_seconds(self) -> int:
         """When those who wait should be served; 1 to 60."""

@@ -9,7 +9,7 @@ import logging
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from gateway.engine.encoders.text_encoder import TextEncoder
 from gateway.engine.encoders.tokenizer import EncoderInput
-from gateway.engine.memory_ledger import MemoryLedger
+from gateway.engine.memory_ledger import MemoryLedger, weights_owner
 from gateway.errors import GatewayError, GenerationFailed, ModelUnavailable, ShuttingDown
 from gateway.hardware.memory import read_memory
 
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.05
+
+PATIENCE_SECONDS = 0.2
+"""So long others may take the thread between two steps."""
 
 MOST_TOKENS = 8192
 """In one step, padding included: more gain no speed on any backend, and take memory."""
@@ -74,25 +77,35 @@ class EncoderLoop:
         self, model: TextEncoder, model_id: str, ledger: MemoryLedger, report: Callable[[EncoderReport], None]
     ) -> None:
         self._model = model
-        self._weights = f"weights of {model_id}"
+        self._weights = weights_owner(model_id)
         self._passes = f"passes of {model_id}"
         self._ledger = ledger
         self._report = report
         self._jobs: deque[_Job] = deque()
         self._seconds_per_token = 0.0
         self._work_bytes = 0
-        ledger.hold(self._weights, model.weight_bytes, lasting=True)
+        self.weight_bytes = model.weight_bytes
+        ledger.hold(self._weights, self.weight_bytes, lasting=True)
 
     @property
     def has_work(self) -> bool:
         return bool(self._jobs)
 
-    def calibrate(self, context_tokens: int) -> None:
-        """Learns time and memory from a long text; what the longest needs is taken to grow with the square."""
+    @property
+    def patience_seconds(self) -> float | None:
+        return PATIENCE_SECONDS if self._jobs else None
+
+    def calibrate(self, context_tokens: int) -> Generator[float, float | None, None]:
+        """`Slices`: learns time and memory from a long text; what the longest needs is taken to grow with the square.
+
+        Memory cannot be told from a shorter text, so two slices take as long as one of `CALIBRATION_TOKENS` does.
+        """
         tokens = min(context_tokens, CALIBRATION_TOKENS)
         text = EncoderInput([0] * tokens, [0] * tokens, tokens)
+        yield 1.0
         self._compute([text])  # the very first pass is slow (kernels are compiled) and says nothing
         self._seconds_per_token = 0.0
+        yield 1.0
         self._compute([text])
         self._need(round(self._work_bytes * (context_tokens / tokens) ** 2))
 

@@ -1,6 +1,6 @@
 """An encoder in memory, from token ids to one vector (or one score) a text. Runs on the MLX thread."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,6 +14,8 @@ from gateway.engine.encoders.encoder_config import EncoderConfig
 from gateway.engine.encoders.pooling import normalized, pool
 from gateway.engine.encoders.tokenizer import EncoderInput
 from gateway.engine.encoders.weight_names import our_name
+from gateway.engine.sliced_work import at_once
+from gateway.engine.weight_slices import WeightSlices
 from gateway.errors import ModelFilesInvalid
 
 
@@ -53,26 +55,35 @@ class TextEncoder(Module):
         return normalized(vectors) if config.normalize else vectors
 
 
-def load_encoder(
-    folder: Path, config: EncoderConfig, dtype: mx.Dtype | None, progress: Callable[[float], None]
-) -> TextEncoder:
-    """With its weights in memory, in `dtype` or, when that is None, as they are stored.
+def load_encoder_in_slices(
+    folder: Path, config: EncoderConfig, dtype: mx.Dtype | None, claim: Callable[[int], Iterable[float]]
+) -> Generator[float, float | None, TextEncoder]:
+    """`Slices` that load the weights, in `dtype` or, when that is None, as they are stored.
 
-    Raises `ModelFilesInvalid` unless the folder holds exactly the weights of this encoder.
+    What they will take is claimed before any is read: by slices that may raise. Raises
+    `ModelFilesInvalid` unless the folder holds exactly the weights of this encoder.
     """
+    yield 0.0
     model = TextEncoder(config)
     try:
         model.load_weights(sorted(_weights(folder, config).items()), strict=True)
     except ValueError as error:
         raise ModelFilesInvalid(folder, f"its weights are not those of its config.json: {error}") from error
-    if dtype is not None:
-        model.set_dtype(dtype)
     model.eval()
-    for done, layer in enumerate(model.encoder.layers, start=1):  # weights are read when they are evaluated
-        mx.eval(layer.parameters())
-        progress(done / len(model.encoder.layers))
-    mx.eval(model.parameters())
+    weights = WeightSlices(model, {}, dtype)
+    yield from claim(weights.nbytes)
+    try:
+        yield from weights.evaluate()
+    except RuntimeError as error:
+        raise ModelFilesInvalid(folder, f"its weights cannot be read: {error}") from error
     return model
+
+
+def load_encoder(
+    folder: Path, config: EncoderConfig, dtype: mx.Dtype | None, progress: Callable[[float], None]
+) -> TextEncoder:
+    """`load_encoder_in_slices`, all at once."""
+    return at_once(load_encoder_in_slices(folder, config, dtype, lambda _: ()), progress)
 
 
 def _weights(folder: Path, config: EncoderConfig) -> dict[str, mx.array]:

@@ -13,6 +13,7 @@ from gateway.engine.encoders.encoder_loop import MOST_TOKENS, EncoderLoop, Encod
 from gateway.engine.encoders.text_encoder import TextEncoder, load_encoder
 from gateway.engine.encoders.tokenizer import EncoderInput
 from gateway.engine.memory_ledger import MemoryLedger
+from gateway.engine.sliced_work import at_once
 from gateway.errors import GenerationFailed, ShuttingDown
 from tests.tiny_encoder import WIDTH, write_tiny_encoder
 
@@ -123,7 +124,7 @@ def test_a_failing_pass_ends_only_its_requests(setting: Setting, monkeypatch: py
 
 def test_memory_is_booked_and_given_back(setting: Setting) -> None:
     before = setting.ledger.work_space_bytes
-    setting.loop.calibrate(80)
+    at_once(setting.loop.calibrate(80), lambda fraction: None)
     assert setting.ledger.lasting_bytes == setting.loop._model.weight_bytes > 30522 * WIDTH * 4
     assert setting.ledger.work_space_bytes > before
     setting.loop.close(None)
