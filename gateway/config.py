@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +22,10 @@ from gateway.errors import ConfigError
 ENVIRONMENT_PREFIX = "MLX_GATEWAY_"
 KUBERNETES_SERVICE = re.compile(r"MLX_GATEWAY_(SERVICE_|PORT($|_))")
 """Set in every container beside a service named mlx-gateway; not ours."""
+
+QUANTIZE = r"^(auto|([234568]|mixed_(2_6|3_4|3_6|4_6))(:(32|64|128))?)?$"
+"""See `model_store.quantization_recipe`."""
+HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(ge=1)]
@@ -43,10 +48,59 @@ class ServerConfig(Section, frozen=True):
     shutdown_grace_seconds: Seconds = 10.0
 
 
+class SamplingDefaults(Section, frozen=True):
+    """What a request means that does not say; None leaves it to the protocol."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Count | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
+
+
+class UpstreamConfig(Section, frozen=True):
+    """Servers that are reached in the same way. `key` and `headers` hold the secrets themselves once it is loaded."""
+
+    urls: list[str] = []
+    model: str = ""
+    key: str = ""
+    headers: dict[str, str] = {}
+    max_concurrent: Count = 0
+    connect_seconds: PositiveSeconds = 5.0
+    first_byte_seconds: PositiveSeconds = 600.0
+    silence_seconds: PositiveSeconds = 120.0
+    check_seconds: PositiveSeconds = 10.0
+
+
 class ModelConfig(Section, frozen=True):
     source: str = ""
     id: str = ""
+    aliases: list[str] = []
     context_tokens: Count = 0
+    adapters: list[str] = []
+    load: Literal["start", "demand"] = "start"
+    pinned: bool = False
+    idle_seconds: Seconds = 0.0
+    max_concurrent: Count = 0
+    priority: Literal["", "interactive", "normal", "background"] = ""
+    sampling: SamplingDefaults = SamplingDefaults()
+    trusted: bool = False
+    quantize: Annotated[str, Meta(pattern=QUANTIZE)] = ""
+    upstreams: list[str | UpstreamConfig] = []
+
+    @property
+    def upstream_groups(self) -> list[UpstreamConfig]:
+        """A URL alone stands for a group with nothing else said of it."""
+        return [UpstreamConfig([one]) if isinstance(one, str) else one for one in self.upstreams]
+
+
+class PoolConfig(Section, frozen=True):
+    turn_seconds: Seconds = 10.0
+    restore: bool = True
+    serve_stored: bool = True
+    preload: bool = True
 
 
 class EngineConfig(Section, frozen=True):
@@ -85,6 +139,19 @@ class StoreConfig(Section, frozen=True):
     directory: str = ""
 
 
+class DownloadsConfig(Section, frozen=True):
+    endpoint: str = ""
+    token_file: str = ""
+    allow: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    offline: bool = False
+    max_at_once: PositiveCount = 2
+    bytes_per_second: Count = 0
+    disk_free_bytes: Count = 2**30
+    signer_key: str = ""
+    signer_identity: str = ""
+    signer_issuer: str = ""
+
+
 class LogConfig(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
@@ -96,16 +163,19 @@ class Config(Section, frozen=True):
     server: ServerConfig = ServerConfig()
     model: ModelConfig = ModelConfig()
     models: list[ModelConfig] = []
+    pool: PoolConfig = PoolConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     hardware: HardwareConfig = HardwareConfig()
     store: StoreConfig = StoreConfig()
+    downloads: DownloadsConfig = DownloadsConfig()
     log: LogConfig = LogConfig()
 
     @property
     def offered_models(self) -> list[ModelConfig]:
         """`[model]`, unless only `[[models]]` name any, and those."""
-        return ([self.model] if self.model.source or not self.models else []) + self.models
+        given = self.model.source or self.model.upstreams or not self.models
+        return ([self.model] if given else []) + self.models
 
     @property
     def store_directory(self) -> Path:
@@ -144,7 +214,7 @@ def load_config(
     config = _with_models(config, model_sources)
     _check_network(config.server)
     _check_store(config)
-    return config
+    return _with_upstreams(config, environment)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -186,6 +256,72 @@ def _with_models(config: Config, sources: Sequence[str]) -> Config:
         case _:
             models = [ModelConfig(source=source) for source in sources]
             return msgspec.structs.replace(config, model=ModelConfig(), models=models)
+
+
+def _with_upstreams(config: Config, environment: Mapping[str, str]) -> Config:
+    """Checks all upstreams and puts secrets where the file says where they are."""
+
+    def checked(model: ModelConfig, where: str) -> ModelConfig:
+        if not model.upstreams:
+            return model
+        if model.source or not model.id:
+            raise ConfigError(f"{where}: a model with `upstreams` needs an `id`, and has no `source`.")
+        groups = [
+            _checked_group(group, environment, f"{where}.upstreams[{index}]")
+            for index, group in enumerate(model.upstream_groups)
+        ]
+        servers = [url.partition("://")[2] for group in groups for url in group.urls]
+        if len(servers) > len(set(servers)):
+            raise ConfigError(f"{where}.upstreams names a server twice; list each URL once.")
+        return msgspec.structs.replace(model, upstreams=groups)
+
+    models = [checked(model, f"models[{index}]") for index, model in enumerate(config.models)]
+    return msgspec.structs.replace(config, model=checked(config.model, "model"), models=models)
+
+
+def _checked_group(group: UpstreamConfig, environment: Mapping[str, str], where: str) -> UpstreamConfig:
+    if not group.urls:
+        raise ConfigError(f"{where}.urls names no server.")
+    for url in group.urls:
+        _check_upstream_url(url, where)
+    return msgspec.structs.replace(
+        group,
+        urls=[url.rstrip("/") for url in group.urls],
+        key=_secret(group.key, environment, f"{where}.key"),
+        headers={name: _secret(value, environment, f"{where}.headers.{name}") for name, value in group.headers.items()},
+    )
+
+
+def _check_upstream_url(url: str, where: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:  # a port or an IPv6 address that is none
+        usable = False
+    if not usable:
+        raise ConfigError(f"{where}: a URL must be like http://host:8000/v1, without a user or password in it.")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"{where}: {url!r} must end with its path.")
+
+
+def _secret(text: str, environment: Mapping[str, str], where: str) -> str:
+    """`env:NAME` stands for a variable and `file:PATH` for a file's text; anything else for itself."""
+    kind, _, place = text.partition(":")
+    if kind == "env":
+        if place not in environment:
+            raise ConfigError(f"{where}: the environment variable {place} is not set.")
+        secret = environment[place]
+    elif kind == "file":
+        try:
+            secret = Path(place).expanduser().read_text(encoding="utf-8")
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{where}: cannot read {place}: {error}") from error
+    else:
+        secret = text
+    secret = secret.strip()
+    if not HEADER_VALUE.fullmatch(secret):
+        raise ConfigError(f"{where} holds characters that no header can carry.")
+    return secret
 
 
 def _check_network(server: ServerConfig) -> None:

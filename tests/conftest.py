@@ -91,6 +91,8 @@ class Server:
     def __init__(self, store: Path, *arguments: str, module: str = "gateway", **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLX_GATEWAY_")}
         environment |= {"MLX_GATEWAY_STORE_DIRECTORY": str(store), "MLX_GATEWAY_CACHE_DISK_BYTES": "0"}
+        environment |= {"MLX_GATEWAY_POOL_RESTORE": "false", "MLX_GATEWAY_POOL_SERVE_STORED": "false"}
+        environment |= {"MLX_GATEWAY_POOL_PRELOAD": "false"}
         environment |= {f"MLX_GATEWAY_{name}": value for name, value in settings.items()}
         command = [sys.executable, "-m", module, "serve", "--port", "0", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=REPOSITORY, text=True)

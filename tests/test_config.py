@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, ModelConfig, load_config
+from gateway.config import Config, ModelConfig, UpstreamConfig, load_config
 from gateway.errors import ConfigError
 
 
@@ -105,3 +105,64 @@ def test_other_machines_are_let_in_only_by_name(host: str) -> None:
         load_config(environment={}, flags={("server", "host"): host})
     allowed = {("server", "host"): host, ("server", "allow_open_network"): True}
     assert load_config(environment={}, flags=allowed).server.host == host
+
+
+UPSTREAM = '[[models]]\nid = "big"\n[[models.upstreams]]\nurls = ["http://a:1/v1/"]\n'
+
+
+def upstream(tmp_path: Path, more: str, environment: dict[str, str] | None = None) -> UpstreamConfig:
+    (model,) = load_config(write(tmp_path, UPSTREAM + more), environment or {}).offered_models
+    (group,) = model.upstream_groups
+    return group
+
+
+def test_urls_alone_are_upstreams_with_the_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, '[model]\nid = "big"\nupstreams = ["http://a:1/v1", "https://b"]\n')
+    (model,) = load_config(file, {}).offered_models
+    assert model.upstream_groups == [UpstreamConfig(["http://a:1/v1"]), UpstreamConfig(["https://b"])]
+
+
+def test_an_upstreams_secrets_are_read_from_where_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-file\n")
+    keys = f'key = "env:VLLM_KEY"\nheaders = {{ x-team = "file:{tmp_path}/key", x-plain = "a: b" }}'
+    group = upstream(tmp_path, keys, {"VLLM_KEY": "from-environment"})
+    assert group.urls == ["http://a:1/v1"]
+    assert group.key == "from-environment"
+    assert group.headers == {"x-team": "from-file", "x-plain": "a: b"}
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ('key = "env:NONE"', r"models\[0\]\.upstreams\[0\]\.key: the environment variable NONE is not set"),
+        ('key = "file:/none"', r"upstreams\[0\]\.key: cannot read /none"),
+        ('key = "a\\nb"', r"key holds characters that no header can carry"),
+        ('headers = { x = "ä" }', r"headers\.x holds characters"),
+        ("max_concurrent = -1", "max_concurrent"),
+        ("first_byte_seconds = 0", "first_byte_seconds"),
+        ('url = "http://b"', "url"),
+    ],
+)
+def test_a_wrong_upstream_setting_is_named(tmp_path: Path, more: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        upstream(tmp_path, more)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ('upstreams = ["http://a"]', "needs an `id`"),
+        ('id = "x"\nsource = "y"\nupstreams = ["http://a"]', "has no `source`"),
+        ('id = "x"\nupstreams = ["a:8000"]', "must be like http://host:8000/v1"),
+        ('id = "x"\nupstreams = ["http://a:99999/v1"]', "must be like http://host:8000/v1"),
+        ('id = "x"\nupstreams = ["http://[a/v1"]', "must be like http://host:8000/v1"),
+        ('id = "x"\nupstreams = ["http://user:password@a"]', "without a user or password"),
+        ('id = "x"\nupstreams = ["http://a/v1?key=1"]', "must end with its path"),
+        ('id = "x"\nupstreams = ["http://a", "http://a"]', "names a server twice"),
+        ('id = "x"\nupstreams = [{}]', "names no server"),
+    ],
+)
+def test_a_model_elsewhere_that_cannot_be_reached_is_refused(tmp_path: Path, model: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        load_config(write(tmp_path, f"[[models]]\n{model}\n"), {})
+    assert "password@" not in str(caught.value)

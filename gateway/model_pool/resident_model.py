@@ -1,329 +1,386 @@
-"""One model on its way into memory and in it. Belongs to the event loop."""
+"""One model: its files, what is needed to understand requests, and its weights, which come and go.
+
+Belongs to the event loop. `residency` decides when weights are loaded and evicted.
+"""
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Literal
 
-from gateway.config import Config, ModelConfig
-from gateway.engine.encoders.embedder import Embedder, EncoderReady
-from gateway.engine.encoders.encoder_config import EncoderConfig, read_encoder_config
-from gateway.engine.encoders.tokenizer import EncoderTokenizer
-from gateway.engine.engine import Engine, EngineReady
-from gateway.engine.grammar_compiler import GrammarCompiler
-from gateway.engine.mlx_thread import MlxThread
-from gateway.engine.process_memory import ProcessMemory
-from gateway.errors import GatewayError, ModelBusy, ModelUnavailable, ShuttingDown
-from gateway.hardware.blas import Blas
-from gateway.model_pool.background import in_background
+import msgspec
+
+from gateway.config import ModelConfig
+from gateway.engine.encoders.embedder import EncoderReady
+from gateway.engine.engine import EngineReady
+from gateway.errors import GatewayError, LoadCancelled, MemoryShort, ModelNotPrepared, ModelUnavailable, ShuttingDown
+from gateway.model_pool.model_adapters import ModelAdapters
+from gateway.model_pool.model_progress import ModelProgress, ModelState
+from gateway.model_pool.preparation import PreparedModel, Workshop, locate, prepare
+from gateway.model_pool.retry import Retry
 from gateway.model_pool.served_model import EncoderModel, Purpose, TextModel
-from gateway.model_store.fingerprint import fingerprint
-from gateway.model_store.store import ModelStore, StoredModel
 from gateway.observability.metrics import Metrics
-from gateway.prefix_cache.prefix_caches import PrefixCaches
-
-if TYPE_CHECKING:  # it imports mlx, which only the MLX thread may do at run time
-    from gateway.engine.model_loader import TextSide
+from gateway.observability.pool_events import PoolEvents
 
 log = logging.getLogger(__name__)
 
-CALM_SECONDS = 60.0
-"""An engine that broke down is built again at once if it lived so long, or for the first time."""
-
-FIRST_WAIT_SECONDS = 1.0
-MOST_WAIT_SECONDS = 60.0
-"""Before an engine is built again that breaks down time after time."""
-
-
-class ModelState(StrEnum):
-    LOCATING = "locating"  # downloading or importing the files if need be
-    LOADING = "loading"
-    READY = "ready"
-    ON_DISK = "on disk"  # evicted; the next request loads it again
-    FAILED = "failed"
+EvictionReason = Literal["operator", "memory", "idle"]
 
 
 class ResidentModel:
-    """Loads one model, says how far that is, and gives it to requests as soon as they can be understood."""
+    """Says how far its model is, and gives it to requests as soon as they can be understood.
+
+    `options` may change while it runs. `last_used` and `ready_since` are of the monotonic clock.
+    """
 
     def __init__(
         self,
         model_id: str,
-        offered: ModelConfig,
-        config: Config,
-        store: ModelStore,
-        thread: MlxThread,
-        memory: ProcessMemory,
-        prefixes: PrefixCaches,
-        blas: Blas,
+        configured: ModelConfig,
+        options: ModelConfig,
+        adapters: ModelAdapters,
+        workshop: Workshop,
         metrics: Metrics,
+        events: PoolEvents,
+        changed: Callable[[], None],
     ) -> None:
+        """`options` are the `configured` ones, or what an operator made of them. `changed` is called when something has
+        that others may have waited for."""
         self.model_id = model_id
         self.created = int(time.time())
-        self.weight_bytes = 0  # until it is loaded
-        self._state = ModelState.LOCATING
-        self._doing = "looking for the model's files"
-        self._fraction = 0.0
-        self._offered = offered
-        self._config = config
-        self._store = store
-        self._thread = thread
-        self._memory = memory
-        self._prefixes = prefixes
-        self._blas = blas
+        self.options = options
+        self.adapters = adapters
+        self.weight_bytes = 0  # while it is not loaded
+        self.loaded_bytes = 0  # when it was loaded last
+        self.load_seconds = 0.0
+        self.last_used = 0.0
+        self.ready_since = 0.0
+        self.when_starving: Callable[[int], None] = lambda wanted_bytes: None  # see `Engine.starving`
+        self._waited_for = False
+        self.wants_back = False  # it lost its weights by accident
+        self._configured = configured
+        self._workshop = workshop
         self._metrics = metrics.for_model(model_id)
-        self._failure_at_first: GatewayError | None = None  # before there is an engine
-        self._engine: Engine | Embedder | None = None
-        self._serving: TextModel | EncoderModel | None = None
-        self._folder: Path | None = None
-        self._fingerprint = b""
-        self._ready_since = 0.0
-        self._restart_wait = 0.0
-        self._reloading: asyncio.Task[None] | None = None
-        self._decided = asyncio.Event()  # requests can be understood, or never will be
-        self._settled = asyncio.Event()  # the weights are in memory, or never will be
+        self._progress = ModelProgress(model_id, events, self._metrics, changed)
+        self._changed = changed
+        self._least_bytes = 0  # a load found that it takes so many
+        self._failure: GatewayError | None = None
+        self._told = ""  # of what failed, in the log
+        self._watching: asyncio.Task[None] | None = None
+        self._retry = Retry()
+        self._prepared: PreparedModel | None = None
+        self._decided = asyncio.Event()  # requests can be understood, or cannot for now
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what it is and how far ----------------------------------------------------------------------
 
     @property
     def failure(self) -> GatewayError | None:
         """Why the model cannot serve, if it cannot."""
-        return self._engine.failure if self._engine else self._failure_at_first
+        return self._failure
+
+    @property
+    def refusal(self) -> GatewayError | None:
+        """Why a request would be in vain now: what failed is not to be tried again yet."""
+        left = self._retry.seconds_left
+        if self._failure is None or not left or left == math.inf:
+            return self._failure if left else None
+        return ModelNotPrepared(self.model_id, str(self._failure), math.ceil(left))
+
+    @property
+    def retry_seconds(self) -> float:
+        """Until what failed may be tried again; infinity if it will not be by itself."""
+        return self._retry.seconds_left
 
     @property
     def state(self) -> ModelState:
-        return ModelState.FAILED if self.failure else self._state
+        """An engine that broke down has failed at once, though it takes a moment until `failure` says so."""
+        broken = self._progress.state is ModelState.READY and self.serving is not None and self.serving.engine.failure
+        return ModelState.FAILED if broken else self._progress.state
 
     @property
     def doing(self) -> str:
         """What is still happening, or what went wrong, in words."""
-        return str(self.failure) if self.failure else self._doing
+        return str(self._failure) if self._failure else self._progress.doing
 
     @property
     def fraction(self) -> float:
         """How far `doing` is, 0 to 1."""
-        return self._fraction
+        return self._progress.fraction
+
+    @property
+    def can_load(self) -> bool:
+        """Its files are there and its weights are not, and nothing says to wait."""
+        may = self._progress.state is ModelState.ON_DISK or (
+            self._progress.state is ModelState.FAILED and not self._retry.seconds_left
+        )
+        return may and self._prepared is not None
+
+    @property
+    def in_memory(self) -> bool:
+        return self._progress.state in (ModelState.LOADING, ModelState.READY, ModelState.EVICTING)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of memory, for its weights and a request; as it was when it was loaded last, else by the files' headers."""
+        if self._prepared is None:
+            return self.loaded_bytes
+        predicted = self._prepared.size.weight_bytes
+        return self._prepared.needed_bytes + max(0, self.loaded_bytes - predicted, self._least_bytes - predicted)
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Of the weights in memory, by the files' headers; 0 before they were read."""
+        return self._prepared.size.weight_bytes if self._prepared else 0
+
+    @property
+    def changed_options(self) -> dict[str, Any]:
+        """Those that an operator has set, by name."""
+        now, configured = msgspec.to_builtins(self.options), msgspec.to_builtins(self._configured)
+        return {name: value for name, value in now.items() if value != configured[name]}
 
     @property
     def context_tokens(self) -> int | None:
         """None until the model's configuration was read."""
-        return self._serving.context_tokens if self._serving else None
+        return self.serving.context_tokens if self.serving else None
+
+    @property
+    def serving(self) -> TextModel | EncoderModel | None:
+        """What requests are understood with; None before they can be."""
+        return self._prepared.serving if self._prepared else None
 
     @property
     def text(self) -> TextModel | None:
         """The model if it generates text and requests can be understood by now."""
-        return self._serving if isinstance(self._serving, TextModel) else None
+        return self.serving if isinstance(self.serving, TextModel) else None
 
     @property
     def architecture(self) -> str:
         """What the model's config calls its type; empty until that was read."""
-        return self._serving.architecture if self._serving else ""
+        return self.serving.architecture if self.serving else ""
 
     @property
     def purpose(self) -> Purpose | None:
         """None until the model's configuration was read."""
-        return self._serving.purpose if self._serving else None
+        return self.serving.purpose if self.serving else None
 
     @property
     def dimensions(self) -> int | None:
         """Of its embeddings, if it has any."""
-        encoder = self._serving if isinstance(self._serving, EncoderModel) else None
+        encoder = self.serving if isinstance(self.serving, EncoderModel) else None
         return encoder.config.dimensions if encoder and encoder.purpose is Purpose.EMBEDDINGS else None
 
-    async def serving(self) -> TextModel | EncoderModel:
-        """Waits until requests can be understood and queued. Raises why the model cannot serve."""
-        await self._decided.wait()
-        if self.failure:
-            raise self.failure.with_traceback(None)  # shared by many requests: keep none of their frames
-        self.load_again()
-        assert self._serving is not None
-        return self._serving
+    # --- what it does --------------------------------------------------------------------------------
 
-    async def ready(self) -> None:
-        """Waits until the weights are in memory, and has them loaded if need be. Raises why the model cannot serve."""
-        await self.serving()
-        await self._settled.wait()
-        if self.failure:
-            raise self.failure.with_traceback(None)
+    def start(self) -> None:
+        """Begins to look for the files."""
+        self._decided.clear()
+        self._failure = None
+        self._begin(self._prepare())
 
-    def load_again(self) -> None:
-        """Begins to load a model that was evicted; nothing happens to any other."""
-        if self._state is ModelState.ON_DISK:
-            self._reloading = asyncio.create_task(self._reload(self._begin_load(), time.perf_counter()))
+    async def understood(self) -> TextModel | EncoderModel:
+        """Waits until requests can be understood. Raises why they cannot be; then that is tried again in a while."""
+        if self._failure and self._prepared is None and not self._retry.seconds_left:
+            self.start()
+        while True:
+            await self._decided.wait()
+            if self.serving is not None:
+                return self.serving
+            if self._failure is not None:  # else it was begun anew in this moment
+                raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
 
-    async def evict(self) -> None:
-        """Gives up the model's memory until it is asked for again. Raises `ModelBusy` if that cannot be now."""
-        engine = self._engine
-        if engine is None or engine.failure or self._state is not ModelState.READY or engine.busy:
-            serves = self.state is ModelState.READY
-            raise ModelBusy(self.model_id, "it serves requests" if serves else f"it is {self.state.value}")
-        self._state, self._doing, self._fraction = ModelState.ON_DISK, "evicted", 0.0
+    def allow_retry(self) -> None:
+        """An operator asks for what has failed."""
+        self._retry.allow()
+        if self._failure and self._prepared is None:
+            self.start()
+
+    def used(self, leases: int, waiting: int) -> None:
+        """How many requests hold the model now, and how many wait for it."""
+        self._waited_for = bool(waiting)
+        self._metrics.leases.set(leases)
+        self._metrics.lease_waits.set(waiting)
+        self.last_used = time.monotonic()
+
+    def change(self, options: ModelConfig) -> None:
+        """Other options, of which the source stays."""
+        self.options = options
+        if self._prepared:
+            self._prepared = self._prepared.limited(options.context_tokens)
+        self._changed()
+
+    def news(self) -> AsyncIterator[str]:
+        """What is still to be done until requests can be understood, each time that changes."""
+        return self._progress.news_until(self._decided)
+
+    async def load(self) -> None:
+        """Brings the weights into memory. Raises why that cannot be, which then stands in `failure` as well."""
+        started = time.perf_counter()
+        self._failure = None
+        self._progress.enter(ModelState.LOADING, "loading the weights")
+        try:
+            ready = await self._loading()
+        except (ShuttingDown, LoadCancelled, asyncio.CancelledError):
+            self._progress.enter(ModelState.ON_DISK, "evicted")
+            raise
+        except MemoryShort as error:
+            self._least_bytes = max(self._least_bytes, error.needed_bytes)
+            self._progress.enter(ModelState.ON_DISK, str(error))
+            raise
+        except Exception as error:
+            self._metrics.loads_failed.inc()
+            log.warning("%s could not be loaded", self.model_id, exc_info=not isinstance(error, GatewayError))
+            self._fail(error)
+            raise
+        self.weight_bytes = self.loaded_bytes = ready.weight_bytes
+        self.load_seconds, self.ready_since = time.perf_counter() - started, time.monotonic()
+        self.wants_back = False
+        if isinstance(ready, EngineReady):
+            self.adapters.refused(ready.refused_adapters)
+        self._retry.worked()
+        self._metrics.loads.inc()
+        self._metrics.load_seconds.set(self.load_seconds)
+        self._metrics.weight_bytes.set(ready.weight_bytes)
+        assert self.serving
+        does = f"KV cache: {ready.caches}" if isinstance(ready, EngineReady) else f"for {self.serving.purpose}"
+        log.info(
+            "%s is ready after %.1f s on %s, %.0f MB (%.0f MB by the headers), context %d tokens, %s",
+            self.model_id,
+            self.load_seconds,
+            ready.backend,
+            ready.weight_bytes / 1e6,
+            self.predicted_bytes / 1e6,
+            self.serving.context_tokens,
+            does,
+        )
+        self._progress.enter(ModelState.READY, "ready", 1.0)
+        self._watching = self._begin(self._watch())
+
+    async def cancel_load(self) -> None:
+        """Ends a load that is under way."""
+        if self.serving:
+            await self.serving.engine.cancel_load()
+
+    def end_starving(self, error: GatewayError) -> None:
+        """The request for which there is no memory ends with `error`."""
+        if self.text:
+            self.text.engine.end_starving(error)
+
+    async def evict(self, reason: EvictionReason) -> None:
+        """Gives up the memory. Nobody may use the model, and its state must be READY."""
+        assert self.serving
+        assert self._watching
+        self._watching.cancel()
+        self._progress.enter(ModelState.EVICTING, f"evicted: {reason}")
+        try:
+            await self.serving.engine.unload()
+        except Exception as error:
+            log.exception("%s could not be evicted", self.model_id)
+            self._fail(error)
+            return
+        self.weight_bytes = 0
         self._metrics.weight_bytes.set(0)
-        await engine.unload(self.load_again)
-        log.info("%s was evicted", self.model_id)
+        self._metrics.evicted(reason)
+        log.info("%s was evicted: %s", self.model_id, reason)
+        self._progress.enter(ModelState.ON_DISK, f"evicted: {reason}")
+        if reason == "operator":
+            self._begin(self._look_again())
 
-    async def _reload(self, loading: Awaitable[EngineReady | EncoderReady], started: float) -> None:
-        """What fails is told to those who wait for the model; whoever asks next has it tried again."""
-        engine = self._engine
-        assert engine
+    async def _look_again(self) -> None:
+        """Whether the store has other files for the model by now: another version, say."""
         try:
-            await self._loaded(loading, started)
-        except ShuttingDown as error:
-            self._fail(error)
-        except Exception as error:
-            log.exception("%s could not be loaded again", self.model_id)
-            engine.fail(ModelUnavailable(f"{self.model_id} could not be loaded again: {error}"))
-            engine.recover()
-            engine.unloaded(self.load_again)
-            self._state, self._doing, self._fraction = ModelState.ON_DISK, f"could not be loaded again: {error}", 0.0
-
-    async def run(self) -> None:
-        """Loads the model, and again when its engine breaks down. A task; failures end up in `failure` and the log."""
-        try:
-            engine = await self._load()
-            while self._config.engine.restart:
-                await engine.broke_down()
-                await self._restart(engine)
+            located = await locate(self.options, self._workshop, lambda fraction, doing: None)
         except GatewayError as error:
-            self._fail(error)
-            log.error("%s cannot be served: %s", self.model_id, error)
-        except Exception as error:
-            self._fail(ModelUnavailable(f"{self.model_id} could not be loaded: {error}"))
-            log.exception("%s could not be loaded", self.model_id)
-
-    async def _restart(self, engine: Engine | Embedder) -> None:
-        """Builds the engine anew, until that works. What breaks down soon again waits twice as long each time."""
-        if time.monotonic() - self._ready_since > CALM_SECONDS:
-            self._restart_wait = 0.0
-        while self.failure:
-            log.warning("%s: the engine broke down; it is built again in %.0f s", self.model_id, self._restart_wait)
-            await asyncio.sleep(self._restart_wait)
-            self._restart_wait = min(MOST_WAIT_SECONDS, 2 * self._restart_wait or FIRST_WAIT_SECONDS)
-            self._metrics.restarts.inc()
-            self._state = ModelState.LOADING
-            engine.recover()
-            try:
-                await self._loaded(self._begin_load(), time.perf_counter())
-            except Exception as error:
-                log.exception("%s could not be loaded again", self.model_id)
-                self._fail(ModelUnavailable(f"{self.model_id} could not be loaded again: {error}"))
+            log.warning("%s stays as it was: %s", self.model_id, error)
+            return
+        wanted = self.in_memory or self._waited_for  # then by requests that were understood as it was
+        if self._prepared and located.fingerprint != self._prepared.fingerprint and not wanted:
+            log.info("%s has other files now", self.model_id)
+            self.start()
 
     def shut_down(self, error: GatewayError) -> None:
         """Ends every request of this model with `error`."""
-        if self._reloading:
-            self._reloading.cancel()
-        self._fail(error)
-
-    async def _load(self) -> Engine | Embedder:
-        started = time.perf_counter()
-        self._folder, encoder = await self._locate()
-        self._state, self._doing, self._fraction = ModelState.LOADING, "reading the tokenizer", 0.0
-        serving = await (self._text_model(self._folder) if encoder is None else self._encoder(self._folder, encoder))
-        self._serving, self._engine = serving, serving.engine
+        for task in self._tasks:
+            task.cancel()
+        self._failure = error
+        if self.serving:
+            self.serving.engine.fail(error)
         self._decided.set()
-        await self._loaded(self._begin_load(), started)
-        return self._engine
 
-    async def _text_model(self, folder: Path) -> TextModel:
-        side = await asyncio.wrap_future(self._thread.run(lambda: _load_text_side(folder)))
-        return TextModel(
-            side.tokenizer,
-            self._fingerprint,
-            side.template,
-            side.vocabulary,
-            side.longest_token_bytes,
-            self._allowed_context(side.context_tokens),
-            side.end_tokens,
-            GrammarCompiler(side.tokenizer, side.vocabulary, side.end_tokens),
-            Engine(self.model_id, self._thread, self._memory, self._prefixes, self._config.engine, self._metrics),
-            self._metrics,
-            side.architecture,
-            side.quantization_bits,
-        )
+    # --- how -----------------------------------------------------------------------------------------
 
-    async def _encoder(self, folder: Path, config: EncoderConfig) -> EncoderModel:
-        return EncoderModel(
-            await in_background(lambda: EncoderTokenizer(folder, config), "encoder-tokenizer"),
-            config,
-            self._allowed_context(config.context_tokens),
-            Embedder(self.model_id, self._thread, self._memory, self._config.engine),
-            self._metrics,
-        )
-
-    def _begin_load(self) -> Awaitable[EngineReady | EncoderReady]:
-        """Requests may be submitted from this call on."""
-        assert self._serving
-        assert self._folder
-        self._state, self._doing, self._fraction = ModelState.LOADING, "loading the weights", 0.0
-        self._settled.clear()
-        hardware, blas, tell = self._config.hardware, self._blas, self._set_fraction
-        match self._serving:
-            case TextModel(engine=engine):
-                return engine.load(self._folder, self._fingerprint, hardware, blas, tell)
-            case EncoderModel(engine=embedder, config=config, context_tokens=context_tokens):
-                return embedder.load(self._folder, config, context_tokens, hardware, blas, tell)
-
-    async def _loaded(self, loading: Awaitable[EngineReady | EncoderReady], started: float) -> None:
-        assert self._serving
-        ready = await loading
-        does = f"KV cache: {ready.caches}" if isinstance(ready, EngineReady) else f"for {self._serving.purpose}"
-        self._state, self._doing, self._ready_since = ModelState.READY, "ready", time.monotonic()
-        seconds = time.perf_counter() - started
-        self._metrics.load_seconds.set(seconds)
-        self._metrics.weight_bytes.set(ready.weight_bytes)
-        self.weight_bytes = ready.weight_bytes
-        self._settled.set()
-        log.info(
-            "%s is ready after %.1f s on %s, %.0f MB, context %d tokens, %s",
-            self.model_id,
-            seconds,
-            ready.backend,
-            ready.weight_bytes / 1e6,
-            self._serving.context_tokens,
-            does,
-        )
-
-    async def _locate(self) -> tuple[Path, EncoderConfig | None]:
-        """The model's folder, and what kind of encoder it holds if it does."""
-        loop = asyncio.get_running_loop()
-
-        def report(fraction: float, doing: str) -> None:
-            loop.call_soon_threadsafe(self._progress, fraction, doing)
-
-        source = self._offered.source
-
-        def locate() -> tuple[StoredModel, bytes, EncoderConfig | None]:
-            found = self._store.locate(source, report)
-            return found, fingerprint(found.folder, found.manifest), read_encoder_config(found.folder)
-
-        stored, self._fingerprint, encoder = await in_background(locate, "model-store")
-        log.info("%s: %s", self.model_id, stored.origin)
-        return stored.folder, encoder
-
-    def _allowed_context(self, of_model: int) -> int:
-        return min(of_model, self._offered.context_tokens or of_model)
-
-    def _progress(self, fraction: float, doing: str) -> None:
-        """Logs each new step, and every tenth of a long one."""
-        step, earlier_step = doing.partition(",")[0], self._doing.partition(",")[0]
-        if step != earlier_step or int(10 * fraction) > int(10 * self._fraction):
-            log.info("%s: %s (%.0f %%)", self.model_id, doing, 100 * fraction)
-        self._fraction, self._doing = fraction, doing
-
-    def _set_fraction(self, fraction: float) -> None:
-        self._fraction = fraction
-
-    def _fail(self, error: GatewayError) -> None:
-        if self._engine:
-            self._engine.fail(error)
+    async def _prepare(self) -> None:
+        self._progress.enter(ModelState.LOCATING, "looking for the model's files")
+        try:
+            self._prepared = await prepare(
+                self.model_id, self.options, self._workshop, self._metrics, self._progress.located
+            )
+            self._prepared = self._prepared.limited(self.options.context_tokens)  # which may be another by now
+        except Exception as error:
+            if str(error) != self._told:
+                log.error("%s cannot be served: %s", self.model_id, error, exc_info=not isinstance(error, GatewayError))
+            self._told = str(error)
+            self._fail(error)
         else:
-            self._failure_at_first = error
-        self._decided.set()
-        self._settled.set()
+            log.info("%s: %s", self.model_id, self._prepared.origin)
+            if self.text:
+                await self.adapters.locate(self._workshop.store)
+            else:
+                self.adapters.refuse_all("its base generates no text")
+            self._progress.enter(ModelState.ON_DISK, "on disk")
+        finally:
+            self._decided.set()
+            self._changed()
 
+    def _loading(self) -> Awaitable[EngineReady | EncoderReady]:
+        assert self._prepared
+        folder, made_of = self._prepared.folder, self._prepared.fingerprint
+        hardware, blas, tell = self._workshop.config.hardware, self._workshop.blas, self._progress.loaded
+        match self._prepared.serving:
+            case TextModel(engine=engine):
+                engine.starving_changed = self.when_starving
+                engine.recover()
+                return engine.load(folder, made_of, hardware, blas, tell, self.adapters.found)
+            case EncoderModel(engine=embedder, config=config, context_tokens=context_tokens):
+                embedder.recover()
+                return embedder.load(folder, config, context_tokens, hardware, blas, tell)
 
-def _load_text_side(folder: Path) -> "TextSide":
-    from gateway.engine.model_loader import load_text_side
+    async def _watch(self) -> None:
+        """An engine that breaks down has ended its requests and lost its weights. It is loaded again."""
+        assert self.serving
+        engine = self.serving.engine
+        await engine.broke_down()
+        self.weight_bytes = 0
+        self._metrics.weight_bytes.set(0)
+        failure = engine.failure or ModelUnavailable(f"{self.model_id}: the engine broke down.")
+        if self._workshop.config.engine.restart:
+            self.wants_back = True
+            self._retry.failed(at_once=True)
+            self._metrics.restarts.inc()
+            log.warning("%s: the engine broke down; it is built again in %.0f s", self.model_id, self.retry_seconds)
+        else:
+            self._retry.never()
+        self._failure = failure
+        self._progress.enter(ModelState.FAILED, str(failure))
+        self._begin(self._until_retry())
 
-    return load_text_side(folder)
+    async def _until_retry(self) -> None:
+        await asyncio.sleep(self._retry.seconds_left)
+        if self._prepared is None and self._failure:
+            self.start()
+        self._changed()
+
+    def _fail(self, error: Exception) -> None:
+        self._retry.failed()
+        wait = math.ceil(self._retry.seconds_left)
+        self._failure = error if isinstance(error, GatewayError) else ModelNotPrepared(self.model_id, str(error), wait)
+        self._progress.enter(ModelState.FAILED, str(error))
+        self._begin(self._until_retry())
+
+    def _begin(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -10,6 +10,7 @@ from gateway.engine.encoders.tokenizer import EncoderTokenizer
 from gateway.engine.engine import Engine
 from gateway.engine.grammar_compiler import GrammarCompiler
 from gateway.engine.text_limit import TextLimit
+from gateway.generation.adapter import BASE
 from gateway.observability.metrics import ModelMetrics
 
 
@@ -27,7 +28,8 @@ class TextModel:
 
     `tokenizer` is an mlx-lm `TokenizerWrapper`; token ids are below `vocabulary`. `fingerprint` tells the model's files
     from others, `template` is the text of its chat template. Prompt and answer together hold at most `context_tokens`.
-    `architecture` is what its config calls its type; weights of 0 `quantization_bits` are in full precision.
+    `architecture` is what its config calls its type; weights of 0 `quantization_bits` are in full precision. Requests
+    go through its `adapter`.
     """
 
     purpose: ClassVar[Purpose] = Purpose.TEXT
@@ -44,6 +46,7 @@ class TextModel:
     metrics: ModelMetrics
     architecture: str = ""
     quantization_bits: int = 0
+    adapter: str = BASE
 
     @property
     def text_limit(self) -> TextLimit:

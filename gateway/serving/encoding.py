@@ -65,7 +65,7 @@ class EncoderServing:
         texts = await self._on_thread(lambda: _tokenized(request.texts, model, most_tokens))
         if not request.truncate:
             _refuse_long(texts, model)
-        vectors = await _computed(texts, model, "input")
+        vectors = await self._computed(texts, model, "input", request.model)
         if request.dimensions is not None:
             vectors = _normalized(vectors[:, : request.dimensions])
         return Embeddings(vectors, _tokens(texts))
@@ -74,14 +74,25 @@ class EncoderServing:
         model = await self._pool.encoder_model(request.model)
         if model.config.cross_encoder:
             texts = await self._on_thread(lambda: _pairs(request, model))
-            scores = _sigmoid((await _computed(texts, model, "documents"))[:, 0])
+            scores = _sigmoid((await self._computed(texts, model, "documents", request.model))[:, 0])
             return _ranking(request, scores, "cross_encoder", texts)
         asked = [request.query, *request.documents]
         texts = await self._on_thread(lambda: _tokenized(asked, model, model.context_tokens))
         if texts[0].was_cut:
             raise _too_long(texts[0], model, "query")
-        vectors = _normalized(await _computed(texts, model, "documents"))
+        vectors = _normalized(await self._computed(texts, model, "documents", request.model))
         return _ranking(request, vectors[1:] @ vectors[0], "embedding_similarity", texts)
+
+    async def _computed(self, texts: list[EncoderInput], model: EncoderModel, field: str, model_id: str) -> Vectors:
+        """Raises `InvalidRequest`, which names the request's `field`, for tokens that the model has not."""
+        await asyncio.to_thread(_refuse_unknown, texts, model, field)
+        async with self._pool.lease(model_id) as lease:
+            await lease.granted()
+            self._pool.check_same(model_id, model)
+            model.metrics.encoder_requests.inc()
+            model.metrics.encoder_tokens.inc(_tokens(texts))
+            with model.metrics.encoder_running.track_inprogress():
+                return await model.engine.encode(texts)
 
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         """Work that nobody waits for any more does not begin."""
@@ -142,15 +153,6 @@ def _refuse_unknown(texts: Sequence[EncoderInput], model: EncoderModel, field: s
                 "its tokenizer.json does not fit its config.json.",
                 field,
             )
-
-
-async def _computed(texts: list[EncoderInput], model: EncoderModel, field: str) -> Vectors:
-    """Raises `InvalidRequest`, which names the request's `field`, for tokens that the model has not."""
-    await asyncio.to_thread(_refuse_unknown, texts, model, field)
-    model.metrics.encoder_requests.inc()
-    model.metrics.encoder_tokens.inc(_tokens(texts))
-    with model.metrics.encoder_running.track_inprogress():
-        return await model.engine.encode(texts)
 
 
 def _ranking(request: RankingRequest, scores: Vectors, method: RankingMethod, texts: Sequence[EncoderInput]) -> Ranking:

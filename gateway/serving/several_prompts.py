@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from gateway.generation.events import Admitted, Event, Finished
+from gateway.generation.events import Admitted, Event, Finished, Waiting
 from gateway.generation.request import TextRequest
 
 Generate = Callable[[TextRequest], AsyncGenerator[Event, None]]
@@ -30,6 +30,8 @@ async def generate_all(generate: Generate, requests: Sequence[TextRequest]) -> A
             match event:
                 case Exception():
                     raise event
+                case Waiting():
+                    yield event
                 case Admitted():
                     admitted.append(event)
                     if len(admitted) < len(requests):

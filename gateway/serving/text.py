@@ -5,7 +5,11 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from gateway.chat.answer import Answer
 from gateway.chat.answer_grammar import answer_shape
@@ -14,13 +18,14 @@ from gateway.chat.argument_defaults import without_defaults
 from gateway.chat.detokenizer import Detokenizer, TokenTexts, decoded
 from gateway.chat.output_format import PLAIN, output_format
 from gateway.chat.prompt import Prompt, PromptBuilder
-from gateway.config import EngineConfig
+from gateway.config import EngineConfig, ModelConfig, SamplingDefaults
 from gateway.engine.constraint import CompiledGrammar
 from gateway.engine.token_stream import TokenRequest, TokenStream
 from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest
-from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished, TextDelta
+from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished, TextDelta, Waiting
 from gateway.generation.grammar import Shape
-from gateway.generation.request import Conversation, FillIn, PlainText, Priority, TextRequest
+from gateway.generation.request import Conversation, FillIn, PlainText, Priority, Sampling, TextRequest
+from gateway.model_pool.lease import Lease
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.served_model import TextModel
 from gateway.observability.metrics import Metrics
@@ -56,18 +61,44 @@ class TextServing:
         Raises a `GatewayError` before `Admitted` when the request is refused, after it when it fails.
         """
         started = time.perf_counter()
+        lease: Lease | None = None
         try:
-            model = await self._pool.text_model(request.model)
-            prompt = await self._prompt(request, model)
-            if len(prompt.ids) >= model.context_tokens:
-                raise ContextLengthExceeded(len(prompt.ids), model.context_tokens, _prompt_field(request))
-            answers = _new_answers(request, prompt, model)
-            grammar = await self._compiled(request, prompt, model)
-            stream = model.engine.submit(self._token_request(request, prompt, grammar, model))
-        except GatewayError as error:
-            self._metrics.refused_requests.labels(type(error).__name__).inc()
-            raise
-        clock = RequestClock(model.metrics, started)
+            try:
+                async for why in self._pool.news(request.model):
+                    yield Waiting(why)
+                model = await self._pool.text_model(request.model)
+                prompt = await self._prompt(request, model)
+                if len(prompt.ids) >= model.context_tokens:
+                    raise ContextLengthExceeded(len(prompt.ids), model.context_tokens, _prompt_field(request))
+                answers = _new_answers(request, prompt, model)
+                grammar = await self._compiled(request, prompt, model)
+                lease = self._pool.lease(request.model)
+                async for why in lease.news():
+                    yield Waiting(why)
+                self._pool.check_same(request.model, model)
+                options = self._pool.find_here(request.model).options
+                stream = model.engine.submit(self._token_request(request, prompt, grammar, model, options))
+            except GatewayError as error:
+                self._metrics.refused_requests.labels(type(error).__name__).inc()
+                raise
+            clock = RequestClock(model.metrics, started)
+            async with aclosing(self._generated(request, prompt, answers, model, stream, clock)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if lease:
+                lease.give_back()
+
+    async def _generated(
+        self,
+        request: TextRequest,
+        prompt: Prompt,
+        answers: Sequence[Answer],
+        model: TextModel,
+        stream: TokenStream,
+        clock: RequestClock,
+    ) -> AsyncGenerator[Event, None]:
+        """From the place in the engine's queue to the end."""
         try:
             model.metrics.prompt_tokens.inc(len(prompt.ids))
             yield Admitted(len(prompt.ids))
@@ -139,6 +170,7 @@ class TextServing:
         prompt: Prompt,
         grammar: CompiledGrammar | None,
         model: TextModel,
+        options: ModelConfig,
     ) -> TokenRequest:
         """Checks the request against the model's limits and puts it into tokens; its prompt leaves room to answer."""
         room = model.context_tokens - len(prompt.ids)
@@ -152,15 +184,16 @@ class TextServing:
             prompt=prompt.ids,
             max_tokens=min(room, request.max_tokens or room),
             expected_tokens=None if request.max_tokens else self._config.expected_answer_tokens,
-            sampling=request.sampling,
+            sampling=_with_defaults(request.sampling, options.sampling),
             seeds=tuple(first_seed + choice for choice in range(request.choices)),
             end_tokens=model.end_tokens | prompt.end_tokens,
             top_logprobs=request.top_logprobs,
             grammar=grammar,
-            priority=self._priority(request),
+            priority=self._priority(request, options),
             session=request.origin.session,
             message_ends=prompt.message_ends,
             prompt_field=_prompt_field(request),
+            adapter=model.adapter,
         )
         token_request.check_tokens(model.vocabulary)
         return token_request
@@ -177,14 +210,27 @@ class TextServing:
         compiling = partial(model.grammars.compile, shape, param)
         return await asyncio.get_running_loop().run_in_executor(self._compiling, compiling)
 
-    def _priority(self, request: TextRequest) -> Priority:
-        """As wished; else an answer that is short or fills a gap is one that somebody waits for at the keyboard."""
+    def _priority(self, request: TextRequest, options: ModelConfig) -> Priority:
+        """As wished, or as the model's options say; else an answer that is short or fills a gap is one that somebody
+        waits for at the keyboard."""
         if request.origin.priority is not None:
             return request.origin.priority
+        if options.priority:
+            return Priority[options.priority.upper()]
         if isinstance(request.prompt, FillIn):
             return Priority.INTERACTIVE
         short = request.max_tokens is not None and request.max_tokens <= self._config.interactive_tokens
         return Priority.INTERACTIVE if short else Priority.NORMAL
+
+
+def _with_defaults(asked: Sampling, defaults: SamplingDefaults) -> Sampling:
+    """What the request leaves open is as the model's options say."""
+    open_ones = {
+        name: value
+        for name, value in msgspec.structs.asdict(defaults).items()
+        if value is not None and name not in asked.stated
+    }
+    return replace(asked, **open_ones)
 
 
 def _memory_name(model: TextModel) -> str:

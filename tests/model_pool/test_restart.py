@@ -2,23 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.config import CacheConfig, Config, EngineConfig, ModelConfig
+from gateway.config import CacheConfig, Config, EngineConfig, ModelConfig, PoolConfig, StoreConfig
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
 from gateway.engine.token_stream import GeneratedToken, TokenRequest
-from gateway.errors import GatewayError, ModelUnavailable, ShuttingDown
+from gateway.errors import GatewayError, ModelUnavailable
 from gateway.generation.request import Sampling
 from gateway.hardware.blas import REFERENCE
-from gateway.model_pool import resident_model
-from gateway.model_pool.resident_model import ModelState, ResidentModel
-from gateway.model_pool.served_model import TextModel
+from gateway.model_pool import retry
+from gateway.model_pool.model_progress import ModelState
+from gateway.model_pool.pool import ModelPool
+from gateway.model_pool.preparation import Workshop
 from gateway.model_store.store import ModelStore
 from gateway.observability.metrics import Metrics
+from gateway.observability.pool_events import PoolEvents
 from gateway.prefix_cache.prefix_caches import PrefixCaches
 from tests.api.test_disconnect import until
 
@@ -26,33 +29,34 @@ REQUEST = TokenRequest([5, 6, 7], 200, Sampling(temperature=0), (1,), frozenset(
 
 
 class Setting:
-    """A model that is loading, and the task that does it."""
+    """A pool of one model that is loading."""
 
     def __init__(self, folder: Path, store: Path, *, restart: bool) -> None:
         config = Config(
             model=ModelConfig(source=str(folder)),
             engine=EngineConfig(restart=restart),
             cache=CacheConfig(disk_bytes=0),
+            pool=PoolConfig(restore=False),
+            store=StoreConfig(directory=str(store)),
         )
         self.thread = MlxThread()
         self.thread.start()
         self.metrics = Metrics()
-        memory = ProcessMemory(config.hardware)
         prefixes = PrefixCaches(config, self.thread.post)
-        self.model = ResidentModel(
-            "tiny", config.model, config, ModelStore(store), self.thread, memory, prefixes, REFERENCE, self.metrics
-        )
-        self.task = asyncio.create_task(self.model.run())
+        memory = ProcessMemory(config.hardware)
+        workshop = Workshop(config, ModelStore(store), self.thread, memory, prefixes, REFERENCE)
+        self.pool = ModelPool(config, workshop, self.metrics, PoolEvents())
+        self.pool.start()
+        self.model: Any = self.pool.find("tiny")
 
     async def until(self, state: ModelState) -> None:
         async def reached() -> bool:
-            return self.model.state is state
+            return bool(self.model.state is state)
 
         await until(reached)
 
     async def close(self) -> None:
-        self.task.cancel()
-        self.model.shut_down(ShuttingDown())
+        self.pool.shut_down()
         await asyncio.to_thread(self.thread.stop)
 
     def break_engine(self) -> None:
@@ -62,21 +66,20 @@ class Setting:
             raise RuntimeError("a defect")
 
         def on_thread() -> None:
-            engine: Any = self.model._engine
-            worker = engine._worker
-            worker._order = fail
+            self.model.text.engine._slot.worker._order = fail
 
         self.thread.post(on_thread)
 
 
 async def tokens(setting: Setting) -> list[GeneratedToken]:
-    text = await setting.model.serving()
-    assert isinstance(text, TextModel)
-    stream = text.engine.submit(REQUEST)
-    arrived: list[GeneratedToken] = []
-    while more := await stream.read():
-        arrived += more
-    return arrived
+    text = await setting.pool.text_model("tiny")
+    async with setting.pool.lease("tiny") as lease:
+        await lease.granted()
+        stream = text.engine.submit(REQUEST)
+        arrived: list[GeneratedToken] = []
+        while more := await stream.read():
+            arrived += more
+        return arrived
 
 
 @pytest.fixture
@@ -122,18 +125,17 @@ async def test_without_restart_it_stays_closed(settings: Any) -> None:
     setting.break_engine()
     with pytest.raises(ModelUnavailable):
         await tokens(setting)
-    await asyncio.wait_for(setting.task, 10)  # nothing is left to wait for
-    assert setting.model.state is ModelState.FAILED
+    await setting.until(ModelState.FAILED)
     with pytest.raises(GatewayError):
         await tokens(setting)
 
 
 async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are gone for a while, say."""
-    monkeypatch.setattr(resident_model, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "FIRST_WAIT_SECONDS", 0.01)
     setting = settings(restart=True)
     before = await tokens(setting)
-    load, attempts = setting.model._begin_load, 0
+    load, attempts = setting.model._loading, 0
 
     def failing_at_first() -> Any:
         nonlocal attempts
@@ -142,7 +144,7 @@ async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch
             raise OSError("the files are gone")
         return load()
 
-    monkeypatch.setattr(setting.model, "_begin_load", failing_at_first)
+    monkeypatch.setattr(setting.model, "_loading", failing_at_first)
     setting.break_engine()
     with pytest.raises(ModelUnavailable):
         await tokens(setting)
@@ -151,16 +153,17 @@ async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch
     assert await tokens(setting) == before
 
 
-async def test_a_model_that_cannot_be_loaded_again_is_tried_by_whoever_asks_next(
-    settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its files are gone for a while; who asks meanwhile is told."""
+async def test_a_load_that_fails_is_not_tried_again_at_once(settings: Any) -> None:
+    """Its files are gone for a while; who asks meanwhile is told, and an operator can have it tried sooner."""
     setting = settings(restart=True)
     before = await tokens(setting)
-    await setting.model.evict()
-    folder, setting.model._folder = setting.model._folder, Path("/nowhere")
-    with pytest.raises(ModelUnavailable, match="could not be loaded again"):
-        await tokens(setting)
-    assert setting.model.state is ModelState.ON_DISK
-    setting.model._folder = folder
+    await setting.pool.residency.evict(setting.model)
+    prepared = setting.model._prepared
+    setting.model._prepared = replace(prepared, folder=Path("/nowhere"))
+    for _ in range(2):
+        with pytest.raises(GatewayError, match="nowhere"):
+            await tokens(setting)
+        assert setting.model.state is ModelState.FAILED
+        setting.model._prepared = prepared
+    await setting.pool.residency.load(setting.model)
     assert await tokens(setting) == before
