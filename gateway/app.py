@@ -9,25 +9,41 @@ from importlib.metadata import version
 
 from sse_starlette.sse import AppStatus
 
+from gateway.api.admin_endpoints import AdminEndpoints
 from gateway.api.cache_endpoints import CacheEndpoints
 from gateway.api.completion_endpoints import CompletionEndpoints
+from gateway.api.download_endpoints import DownloadEndpoints
 from gateway.api.encoder_endpoints import EncoderEndpoints
 from gateway.api.health_endpoints import HealthEndpoints
+from gateway.api.import_endpoints import ImportEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
+from gateway.api.job_endpoints import JobEndpoints
 from gateway.api.messages_endpoints import MessagesEndpoints
 from gateway.api.model_endpoints import ModelEndpoints
 from gateway.api.neighbour_endpoints import NeighbourEndpoints
 from gateway.api.ollama_endpoints import OllamaEndpoints
+from gateway.api.optimise_endpoints import OptimiseEndpoints
 from gateway.api.responses_endpoints import ResponsesEndpoints
 from gateway.api.routes import Endpoints, build_asgi_app, build_routes
 from gateway.api.token_endpoints import TokenEndpoints
+from gateway.api.upload_endpoints import UploadEndpoints
+from gateway.api.upstream_endpoints import UpstreamEndpoints
+from gateway.api.version_endpoints import VersionEndpoints
 from gateway.config import Config
 from gateway.engine.mlx_thread import MlxThread
 from gateway.engine.process_memory import ProcessMemory
 from gateway.hardware.blas import Blas
+from gateway.model_pool.downloads import Downloads
+from gateway.model_pool.imports import Imports
+from gateway.model_pool.jobs import Jobs
 from gateway.model_pool.pool import ModelPool
+from gateway.model_pool.preparation import Workshop
+from gateway.model_store.download_notes import DownloadNotes
 from gateway.model_store.store import ModelStore
+from gateway.model_store.store_folders import StoreFolders
+from gateway.model_store.upload_folder import UploadFolder
 from gateway.observability.metrics import Metrics
+from gateway.observability.pool_events import PoolEvents
 from gateway.prefix_cache.prefix_caches import PrefixCaches
 from gateway.serving.encoding import EncoderServing
 from gateway.serving.reuse_log import ReuseLog
@@ -56,8 +72,15 @@ class App:
         self._thread = MlxThread(free_unused_memory)
         memory = ProcessMemory(config.hardware)
         self._prefixes = PrefixCaches(config, self._thread.post)
-        store = ModelStore(config.store_directory)
-        self._pool = ModelPool(config, store, self._thread, memory, self._prefixes, blas, metrics)
+        store = ModelStore(config.store_directory, config.downloads)
+        workshop = Workshop(config, store, self._thread, memory, self._prefixes, blas)
+        self._pool_events = PoolEvents()
+        self._pool = ModelPool(config, workshop, metrics, self._pool_events)
+        self._jobs = Jobs()
+        self._downloads = Downloads(store, DownloadNotes(config.store_directory), config.downloads.max_at_once)
+        trusted = [offered.source for offered in config.offered_models if offered.trusted]
+        uploads = UploadFolder(config.store_directory)
+        self._imports = Imports(store, uploads, self._jobs)
         reuse_log = ReuseLog()
         # Of its own, so that long texts delay other texts only.
         self._tokenizing = ThreadPoolExecutor(TOKENIZING_THREADS, "tokenizing")
@@ -73,14 +96,25 @@ class App:
             models=ModelEndpoints(self._pool),
             neighbours=NeighbourEndpoints(self._pool),
             ollama=OllamaEndpoints(self._text, encoders, self._pool, config.server),
+            upstreams=UpstreamEndpoints(self._pool, config.server),
             health=HealthEndpoints(self._pool, metrics),
             cache=CacheEndpoints(self._thread, self._prefixes, reuse_log),
+            admin=AdminEndpoints(self._pool, self._pool_events),
+            jobs=JobEndpoints(self._jobs, config.server),
+            imports=ImportEndpoints(self._imports, self._jobs),
+            uploads=UploadEndpoints(uploads, self._imports),
+            optimise=OptimiseEndpoints(self._pool, store, self._jobs),
+            downloads=DownloadEndpoints(self._downloads, trusted, config.server),
+            versions=VersionEndpoints(config, StoreFolders(config.store_directory), self._jobs),
         )
         self.asgi = build_asgi_app(build_routes(endpoints), metrics, config.server.max_body_bytes)
 
     def refuse_requests(self) -> None:
         """From now on only the requests that are running go on."""
         self._pool.refuse_requests()
+        self._imports.shut_down()
+        self._jobs.shut_down()
+        self._downloads.shut_down()
 
     def stop_generating(self) -> None:
         """Ends every running request with a clear error and refuses new ones."""
@@ -93,6 +127,8 @@ class App:
         self._thread.start()
         try:
             self._pool.start()
+            self._downloads.resume()
+            await self._imports.begin()
             yield
         finally:
             self.stop_generating()

@@ -4,10 +4,38 @@ import argparse
 import sys
 from importlib.metadata import version
 
-from gateway.commands import serve
+from gateway.commands import (
+    gc,
+    import_model,
+    list_models,
+    models,
+    outdated,
+    prune,
+    pull,
+    quantize,
+    remove,
+    rollback,
+    serve,
+    verify,
+    versions,
+)
 from gateway.errors import GatewayError
 
-COMMANDS = (serve,)
+COMMANDS = (
+    serve,
+    models,
+    list_models,
+    pull,
+    import_model,
+    prune,
+    quantize,
+    versions,
+    rollback,
+    remove,
+    gc,
+    verify,
+    outdated,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

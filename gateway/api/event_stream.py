@@ -17,9 +17,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError, UnexpectedError
-from gateway.generation.events import Event
+from gateway.generation.events import Waiting
 
 Result = TypeVar("Result")
+Event = TypeVar("Event")
+Written = TypeVar("Written", contravariant=True)
 
 KEEP_ALIVE_DUE = b": due\n\n"
 """Stands for a keep-alive until it is sent."""
@@ -40,10 +42,23 @@ JSON_LINES = Framing("application/x-ndjson", b"")
 """These know no comments."""
 
 
-class StreamProtocol(Protocol):
+@dataclass(slots=True)
+class Wait:
+    """What a request waits for before its answer begins, in words; empty once it has."""
+
+    why: str = ""
+
+    def told(self, keep_alive: bytes) -> bytes:
+        """A keep-alive that is a comment says it."""
+        if self.why and keep_alive.startswith(b":"):
+            return f": {self.why}\n\n".encode()
+        return keep_alive
+
+
+class StreamProtocol(Protocol[Written]):
     """How one protocol writes events, as server-sent events or as lines of JSON."""
 
-    def frames(self, event: Event) -> Iterator[bytes]: ...
+    def frames(self, event: Written) -> Iterator[bytes]: ...
 
     def error_frames(self, error: GatewayError) -> Iterator[bytes]: ...
 
@@ -53,7 +68,7 @@ class StreamProtocol(Protocol):
 
 async def stream_events(
     events: AsyncGenerator[Event, None],
-    protocol: StreamProtocol,
+    protocol: StreamProtocol[Event],
     request: Request,
     config: ServerConfig,
     headers: Mapping[str, str] | None = None,
@@ -63,7 +78,8 @@ async def stream_events(
 
     Raises what the first event raises in that time, so that a refused request gets its HTTP status.
     """
-    first = asyncio.ensure_future(anext(events))
+    wait = Wait()
+    first = asyncio.ensure_future(_first_of_answer(events, wait))
     try:
         await unless_disconnected(request, asyncio.wait([first], timeout=config.first_event_seconds))
         if first.done():
@@ -71,7 +87,7 @@ async def stream_events(
     except BaseException:
         await _close(first, events)
         raise
-    return EventStreamResponse(first, events, protocol, config, headers, framing)
+    return EventStreamResponse(first, events, protocol, config, headers, framing, wait)
 
 
 class EventStreamResponse(EventSourceResponse):
@@ -81,10 +97,11 @@ class EventStreamResponse(EventSourceResponse):
         self,
         first: "asyncio.Future[Event]",
         events: AsyncGenerator[Event, None],
-        protocol: StreamProtocol,
+        protocol: StreamProtocol[Event],
         config: ServerConfig,
         headers: Mapping[str, str] | None,
         framing: Framing,
+        wait: Wait,
     ) -> None:
         super().__init__(
             _frames(first, events, protocol, framing.first),
@@ -98,13 +115,14 @@ class EventStreamResponse(EventSourceResponse):
         self._first = first
         self._events = events
         self._protocol = protocol
+        self._wait = wait
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_order(message: Message) -> None:
             """The library's keep-alives come from a task of their own, which may be overtaken on its way to here; so
             only here are they made, for protocols that number their frames."""
             if message.get("body") == KEEP_ALIVE_DUE:
-                message = {**message, "body": self._protocol.keep_alive()}
+                message = {**message, "body": self._wait.told(self._protocol.keep_alive())}
             await send(message)
 
         try:
@@ -116,7 +134,10 @@ class EventStreamResponse(EventSourceResponse):
 
 
 async def _frames(
-    first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None], protocol: StreamProtocol, greeting: bytes
+    first: "asyncio.Future[Event]",
+    events: AsyncGenerator[Event, None],
+    protocol: StreamProtocol[Event],
+    greeting: bytes,
 ) -> AsyncIterator[bytes]:
     if greeting:
         yield greeting
@@ -124,8 +145,9 @@ async def _frames(
         for frame in protocol.frames(await first):
             yield frame
         async for event in events:
-            for frame in protocol.frames(event):
-                yield frame
+            if not isinstance(event, Waiting):
+                for frame in protocol.frames(event):
+                    yield frame
     except GatewayError as error:
         for frame in protocol.error_frames(error):
             yield frame
@@ -133,6 +155,13 @@ async def _frames(
         log.exception("a stream failed")
         for frame in protocol.error_frames(UnexpectedError()):
             yield frame
+
+
+async def _first_of_answer(events: AsyncGenerator[Event, None], wait: Wait) -> Event:
+    while isinstance(event := await anext(events), Waiting):
+        wait.why = event.why
+    wait.why = ""
+    return event
 
 
 async def _close(first: "asyncio.Future[Event]", events: AsyncGenerator[Event, None]) -> None:

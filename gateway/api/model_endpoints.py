@@ -1,19 +1,14 @@
 """Which models there are."""
 
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.json_response import json_response
-from gateway.api.operator_only import operator_only
+from gateway.generation.adapter import adapter_id
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import ResidentModel
+from gateway.model_pool.upstream_model import UpstreamModel
 from gateway.protocols.openai_models import ModelList, ModelObject, model_object
-
-
-class ModelState(Struct, frozen=True):
-    id: str
-    state: str
 
 
 class ModelEndpoints:
@@ -22,26 +17,20 @@ class ModelEndpoints:
 
     async def list_models(self, request: Request) -> Response:
         """GET /v1/models"""
-        return json_response(ModelList([_describe(model) for model in self._pool.models]))
+        await self._pool.discover()
+        return json_response(ModelList([_describe(*offer) for offer in self._pool.offers]))
 
     async def get_model(self, request: Request) -> Response:
         """GET /v1/models/{id}; ids may hold slashes."""
-        return json_response(_describe(self._pool.find(request.path_params["model_id"])))
-
-    async def evict(self, request: Request) -> Response:
-        """POST /admin/models/{id}/evict: its memory is given up until somebody asks for it."""
-        operator_only(request)
-        model = self._pool.find(request.path_params["model_id"])
-        await model.evict()
-        return json_response(ModelState(model.model_id, model.state.value))
-
-    async def load(self, request: Request) -> Response:
-        """POST /admin/models/{id}/load: begins to load an evicted model; says how far it is."""
-        operator_only(request)
-        model = self._pool.find(request.path_params["model_id"])
-        model.load_again()
-        return json_response(ModelState(model.model_id, model.state.value))
+        return json_response(_describe(*self._pool.find_offer(request.path_params["model_id"])))
 
 
-def _describe(model: ResidentModel) -> ModelObject:
-    return model_object(model.model_id, model.created, model.context_tokens, model.purpose, model.dimensions)
+def _describe(model: ResidentModel | UpstreamModel, adapter: str) -> ModelObject:
+    return model_object(
+        adapter_id(model.model_id, adapter),
+        model.created,
+        model.context_tokens,
+        model.purpose,
+        model.dimensions,
+        parent=model.model_id if adapter else None,
+    )

@@ -9,12 +9,13 @@ from starlette.responses import Response
 
 from gateway.api.event_stream import JSON_LINES, stream_events, unless_disconnected
 from gateway.api.json_response import json_response
+from gateway.api.operator_only import operator_only
 from gateway.api.request_origin import request_origin
 from gateway.api.warning_header import warning_headers
 from gateway.config import ServerConfig
 from gateway.generation.events import Event
 from gateway.model_pool.pool import ModelPool
-from gateway.model_pool.resident_model import ModelState
+from gateway.model_pool.resident_model import ResidentModel
 from gateway.protocols.json_body import decode_body, ignored_fields
 from gateway.protocols.ollama import (
     OllamaChat,
@@ -67,19 +68,21 @@ class OllamaEndpoints:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags"""
-        return json_response(model_tags([model_card(model) for model in self._pool.models]))
+        offers = [(model, adapter) for model, adapter in self._pool.offers if isinstance(model, ResidentModel)]
+        return json_response(model_tags([model_card(*offer) for offer in offers]))
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
-        return json_response(running_models([model_card(model) for model in self._pool.models]))
+        return json_response(running_models([model_card(model) for model in self._pool.models_here]))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show: waits until the model's files were read."""
         body = await request.body()
         asked = decode_body(body, ShowRequest)
-        model = self._pool.find(asked.model_id)
-        await model.serving()
-        return json_response(shown_model(model_card(model)), headers=warning_headers(ignored_fields(body, ShowRequest)))
+        model, adapter = self._pool.find_here(asked.model_id), self._pool.find_offer(asked.model_id)[1]
+        await model.understood()
+        card = model_card(model, adapter)
+        return json_response(shown_model(card), headers=warning_headers(ignored_fields(body, ShowRequest)))
 
     async def chat(self, request: Request) -> Response:
         """POST /api/chat"""
@@ -118,13 +121,15 @@ class OllamaEndpoints:
     async def _loaded(self, request: Request, body: bytes, asked: OllamaFields, kind: Kind) -> Response:
         """Ollama's way to have a model ready, or its memory given up: a request for no answer."""
         warnings = warning_headers(ollama_ignored_fields(body, asked))
-        model = self._pool.find(asked.model_id)
+        model = self._pool.find_here(asked.model_id)
         if asked.unloads:
-            if model.state is not ModelState.ON_DISK:
-                await model.evict()
+            operator_only(request)
+            if model.in_memory:
+                await self._pool.residency.evict(model)
             return json_response(loaded_line(asked.model, kind, "unload"), headers=warnings)
         await self._pool.text_model(asked.model_id)
-        await unless_disconnected(request, model.ready())
+        async with self._pool.lease(asked.model_id) as lease:
+            await unless_disconnected(request, lease.granted())
         return json_response(loaded_line(asked.model, kind, "load"), headers=warnings)
 
     async def _answer(

@@ -10,19 +10,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.api.admin_endpoints import AdminEndpoints
 from gateway.api.cache_endpoints import CacheEndpoints
 from gateway.api.completion_endpoints import CompletionEndpoints
+from gateway.api.download_endpoints import DownloadEndpoints
 from gateway.api.encoder_endpoints import EncoderEndpoints
 from gateway.api.error_response import error_response, routing_error_response
 from gateway.api.health_endpoints import HealthEndpoints
+from gateway.api.import_endpoints import ImportEndpoints
 from gateway.api.inference_endpoints import InferenceEndpoints
+from gateway.api.job_endpoints import JobEndpoints
 from gateway.api.messages_endpoints import MessagesEndpoints
 from gateway.api.middleware import BodyLimit, RequestScope
 from gateway.api.model_endpoints import ModelEndpoints
 from gateway.api.neighbour_endpoints import NeighbourEndpoints
 from gateway.api.ollama_endpoints import OllamaEndpoints
+from gateway.api.optimise_endpoints import OptimiseEndpoints
 from gateway.api.responses_endpoints import ResponsesEndpoints
 from gateway.api.token_endpoints import TokenEndpoints
+from gateway.api.upload_endpoints import UploadEndpoints
+from gateway.api.upstream_endpoints import UpstreamEndpoints
+from gateway.api.version_endpoints import VersionEndpoints
 from gateway.errors import GatewayError
 from gateway.observability.metrics import Metrics
 
@@ -42,23 +50,32 @@ class Endpoints:
     models: ModelEndpoints
     neighbours: NeighbourEndpoints
     ollama: OllamaEndpoints
+    upstreams: UpstreamEndpoints
     health: HealthEndpoints
     cache: CacheEndpoints
+    admin: AdminEndpoints
+    jobs: JobEndpoints
+    optimise: OptimiseEndpoints
+    downloads: DownloadEndpoints
+    versions: VersionEndpoints
+    imports: ImportEndpoints
+    uploads: UploadEndpoints
 
 
 def build_routes(of: Endpoints) -> list[Route]:
     """The APIs' routes stand with and without /v1, because clients are configured either way."""
+    or_passed_on = of.upstreams.or_passed_on
     apis: list[tuple[str, str, Endpoint]] = [
-        ("POST", "/chat/completions", of.inference.chat_completions),
-        ("POST", "/completions", of.completions.completions),
-        ("POST", "/fim/completions", of.completions.fill_in),
-        ("POST", "/responses", of.responses.create),
-        ("POST", "/messages", of.messages.messages),
-        ("POST", "/messages/count_tokens", of.messages.count_tokens),
-        ("POST", "/embeddings", of.encoders.embeddings),
-        ("POST", "/rerank", of.encoders.rerank),
-        ("POST", "/tokenize", of.tokens.tokenize),
-        ("POST", "/detokenize", of.tokens.detokenize),
+        ("POST", "/chat/completions", or_passed_on(of.inference.chat_completions)),
+        ("POST", "/completions", or_passed_on(of.completions.completions)),
+        ("POST", "/fim/completions", or_passed_on(of.completions.fill_in)),
+        ("POST", "/responses", or_passed_on(of.responses.create)),
+        ("POST", "/messages", or_passed_on(of.messages.messages)),
+        ("POST", "/messages/count_tokens", or_passed_on(of.messages.count_tokens)),
+        ("POST", "/embeddings", or_passed_on(of.encoders.embeddings)),
+        ("POST", "/rerank", or_passed_on(of.encoders.rerank)),
+        ("POST", "/tokenize", or_passed_on(of.tokens.tokenize)),
+        ("POST", "/detokenize", or_passed_on(of.tokens.detokenize)),
         ("GET", "/models", of.models.list_models),
         ("GET", "/models/{model_id:path}", of.models.get_model),
         ("GET", "/model/info", of.neighbours.lite_llm_info),
@@ -67,7 +84,13 @@ def build_routes(of: Endpoints) -> list[Route]:
         ("GET", "/api/v0/models", of.neighbours.lm_studio_models),
         ("GET", "/api/v0/models/{model_id:path}", of.neighbours.lm_studio_one_model),
         ("GET", "/api/v1/models", of.neighbours.lm_studio_keys),
-        ("POST", "/v2/rerank", of.encoders.rerank),  # Cohere's
+        ("POST", "/api/v1/models/load", of.neighbours.lm_studio_load),
+        ("POST", "/api/v1/models/unload", of.neighbours.lm_studio_unload),
+        ("GET", "/running", of.neighbours.llama_swap_running),
+        ("GET", "/unload", of.neighbours.llama_swap_unload),
+        ("POST", "/api/models/unload", of.neighbours.llama_swap_unload),
+        ("POST", "/api/models/unload/{model_id:path}", of.neighbours.llama_swap_unload),
+        ("POST", "/v2/rerank", or_passed_on(of.encoders.rerank)),  # Cohere's
         *of.ollama.routes,
     ]
     own: list[tuple[str, str, Endpoint]] = [
@@ -75,8 +98,41 @@ def build_routes(of: Endpoints) -> list[Route]:
         ("GET", "/health/live", of.health.live),
         ("GET", "/health/ready", of.health.ready),
         ("GET", "/metrics", of.health.metrics),
-        ("POST", "/admin/models/{model_id:path}/evict", of.models.evict),
-        ("POST", "/admin/models/{model_id:path}/load", of.models.load),
+        ("GET", "/admin/models", of.admin.models),
+        ("POST", "/admin/models/{model_id:path}/load", of.admin.load),
+        ("POST", "/admin/models/{model_id:path}/evict", of.admin.evict),
+        ("POST", "/admin/models/{model_id:path}/pin", of.admin.pin),
+        ("POST", "/admin/models/{model_id:path}/unpin", of.admin.unpin),
+        ("PATCH", "/admin/models/{model_id:path}", of.admin.change),
+        ("GET", "/admin/models/{model_id:path}", of.admin.model),
+        ("GET", "/admin/events", of.admin.events),
+        ("GET", "/admin/upstreams", of.upstreams.describe),
+        ("POST", "/admin/models/{model_id:path}/quantize", of.optimise.quantize),
+        ("POST", "/admin/models/{model_id:path}/prune", of.optimise.prune),
+        ("GET", "/admin/jobs", of.jobs.list_jobs),
+        ("GET", "/admin/jobs/{job_id}", of.jobs.get_job),
+        ("GET", "/admin/jobs/{job_id}/events", of.jobs.events),
+        ("DELETE", "/admin/jobs/{job_id}", of.jobs.cancel_job),
+        ("POST", "/admin/downloads", of.downloads.start),
+        ("GET", "/admin/downloads", of.downloads.list_all),
+        ("GET", "/admin/downloads/{download_id}", of.downloads.get),
+        ("DELETE", "/admin/downloads/{download_id}", of.downloads.cancel),
+        ("GET", "/admin/downloads/{download_id}/events", of.downloads.events),
+        ("GET", "/admin/versions", of.versions.list_all),
+        ("POST", "/admin/versions/outdated", of.versions.outdated),
+        ("POST", "/admin/versions/gc", of.versions.collect_garbage),
+        ("POST", "/admin/models/{model_id:path}/rollback", of.versions.roll_back),
+        ("POST", "/admin/models/{model_id:path}/verify", of.versions.verify),
+        ("POST", "/admin/imports", of.imports.start),
+        ("GET", "/admin/imports", of.imports.list_all),
+        ("GET", "/admin/imports/{job_id}", of.jobs.get_job),
+        ("GET", "/admin/imports/{job_id}/events", of.jobs.events),
+        ("DELETE", "/admin/imports/{job_id}", of.jobs.cancel_job),
+        ("POST", "/admin/uploads", of.uploads.create),
+        ("GET", "/admin/uploads", of.uploads.list_all),
+        ("GET", "/admin/uploads/{upload_id}", of.uploads.get),
+        ("PATCH", "/admin/uploads/{upload_id}", of.uploads.append),
+        ("DELETE", "/admin/uploads/{upload_id}", of.uploads.remove),
         ("GET", "/admin/cache", of.cache.describe),
         ("DELETE", "/admin/cache", of.cache.clear),
         ("GET", "/admin/cache/explain/{request_id}", of.cache.explain),

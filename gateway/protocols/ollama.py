@@ -189,7 +189,11 @@ def _text_request(fields: OllamaFields, prompt: Conversation | PlainText | FillI
 def _sampling(options: OllamaOptions) -> Sampling:
     chosen = sampling(options)
     if options.repeat_penalty is not None:
-        chosen = replace(chosen, repetition_penalty=options.repeat_penalty)
+        chosen = replace(
+            chosen,
+            repetition_penalty=options.repeat_penalty,
+            stated=chosen.stated | {"repetition_penalty"},
+        )
     return replace(chosen, seed=None) if options.seed == -1 else chosen
 
 

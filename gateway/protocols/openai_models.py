@@ -15,7 +15,7 @@ class ModelMeta(Struct, frozen=True):
 class ModelObject(Struct, frozen=True):
     """`context_length`, `max_model_len` and `meta.n_ctx` are tokens, absent until the model's files were read.
 
-    So is `purpose`: "text", "embeddings" or "ranking".
+    So is `purpose`: "text", "embeddings" or "ranking". `parent` is the base model of an adapter, as vLLM tells it.
     """
 
     id: str
@@ -26,6 +26,7 @@ class ModelObject(Struct, frozen=True):
     max_model_len: int | UnsetType = UNSET
     meta: ModelMeta | UnsetType = UNSET
     purpose: str | UnsetType = UNSET
+    parent: str | UnsetType = UNSET
 
 
 class ModelList(Struct, frozen=True):
@@ -39,10 +40,12 @@ def model_object(
     context_tokens: int | None = None,
     purpose: str | None = None,
     dimensions: int | None = None,
+    parent: str | None = None,
 ) -> ModelObject:
     """`created` is in Unix seconds."""
+    base = UNSET if parent is None else parent
     if context_tokens is None:
-        return ModelObject(model_id, created)
+        return ModelObject(model_id, created, parent=base)
     return ModelObject(
         model_id,
         created,
@@ -50,4 +53,5 @@ def model_object(
         max_model_len=context_tokens,
         meta=ModelMeta(context_tokens, UNSET if dimensions is None else dimensions),
         purpose=UNSET if purpose is None else purpose,
+        parent=base,
     )
