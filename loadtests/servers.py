@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +75,33 @@ class Server:
 
 
 @asynccontextmanager
-async def gateway_server(model: str, store: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
-    """The gateway; `model` is what `--model` takes ("" is the demo model), `settings` are environment variables.
+async def gateway_server(
+    model: str, store: Path, settings: Mapping[str, str] | None = None, options: Sequence[str] = ()
+) -> AsyncIterator[Server]:
+    """The gateway; `model` is what `--model` takes ("" is the demo model), `settings` are environment variables,
+    `options` more of the command line, such as other models.
 
     Unless they say otherwise, it begins with an empty prefix cache.
     """
     port = _free_port()
-    command = ("gateway", "serve", "--model", model, "--port", str(port))
+    command = ("gateway", "serve", "--model", model, "--port", str(port), *options)
     with empty_cache_folder(store) as folder:
         environment = {**kept_in(folder), **(settings or {})}
         async with _child(GATEWAY, command, port, read_source(model).model_id, store, environment) as server:
             await _answers(server, "/health/ready")
             yield server
+
+
+@asynccontextmanager
+async def upstream_gateway(model: str, url: str, store: Path) -> AsyncIterator[Server]:
+    """A gateway whose only model runs on the server with the base URL `url`."""
+    port = _free_port()
+    file = store / "config.toml"
+    file.write_text(f'[[models]]\nid = "{model}"\nupstreams = ["{url}"]\n')
+    command = ("gateway", "serve", "--config", str(file), "--port", str(port))
+    async with _child(GATEWAY, command, port, model, store, {}) as server:
+        await _answers(server, "/health/ready")
+        yield server
 
 
 @asynccontextmanager
