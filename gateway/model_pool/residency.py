@@ -32,9 +32,9 @@ from gateway.model_pool.resident_model import EvictionReason, ResidentModel
 
 log = logging.getLogger(__name__)
 
-TURN_PER_LOAD = 4.0
-"""A turn lasts at least so many times as long as the model took to load, whatever the configuration says: switching
-takes at most a fifth of the time."""
+TURN_PER_LOAD = 1.0
+"""A turn lasts at least as long as the model took to load, whatever the configuration says. Others are served
+meanwhile, which is why a load beside them takes several times as long as alone."""
 
 RECHECK_SECONDS = 0.5
 """How often what is waited for is looked at again."""
