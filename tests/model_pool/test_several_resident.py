@@ -45,6 +45,13 @@ async def settled(client: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.02)
 
 
+async def brought_in(client: httpx.AsyncClient, *models: str) -> None:
+    """Which ones come in first at the start depends on whose files are read first."""
+    await settled(client)
+    for model in models:
+        assert (await client.post(f"/admin/models/{model}/load?wait=true")).status_code == 200
+
+
 async def test_the_least_recently_used_makes_room(
     start_server: StartServer, folders: list[Path], tmp_path: Path
 ) -> None:
@@ -68,7 +75,7 @@ async def test_pinned_models_stay_and_those_who_lack_the_room_are_told(
 ) -> None:
     server = serve(start_server, folders, int(2.9 * TINY_MIB))
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        await settled(client)
+        await brought_in(client, "a", "b")
         for model in ("a", "b"):
             assert (await client.post(f"/admin/models/{model}/pin")).json()["pinned"]
         refused = await chat(client, "c")
@@ -120,7 +127,7 @@ async def test_who_waits_hears_why(start_server: StartServer, folders: list[Path
         SERVER_KEEP_ALIVE_SECONDS="0.2",
     )
     async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-        await settled(client)
+        await brought_in(client, "a")
         running = [asyncio.create_task(chat(client, "a", 200)) for _ in range(2)]
         body = {"model": "b", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "stream": True}
         while (await client.get("/admin/models/a")).json()["leases"] == 0:  # noqa: ASYNC110  (no event to wait for)
