@@ -7,6 +7,7 @@ from types import TracebackType
 
 from gateway.errors import GatewayError
 
+FIRST_NEWS_SECONDS = 0.1
 NEWS_SECONDS = 1.0
 """How often whoever waits may hear something new."""
 
@@ -45,7 +46,7 @@ class Lease:
         """What it waits for, each time that changes, until it is granted. Raises as `granted`."""
         last = ""
         while not self._outcome.done():
-            await asyncio.wait([self._outcome], timeout=NEWS_SECONDS)
+            await asyncio.wait([self._outcome], timeout=NEWS_SECONDS if last else FIRST_NEWS_SECONDS)
             if not self._outcome.done() and (now := self._situation(self)) != last:
                 yield (last := now)
         self._raise_refusal()

@@ -122,7 +122,7 @@ async def test_who_waits_hears_why(start_server: StartServer, folders: list[Path
         start_server,
         folders[:2],
         int(1.9 * TINY_MIB),
-        POOL_TURN_SECONDS="3",
+        POOL_TURN_SECONDS="6",
         SERVER_FIRST_EVENT_SECONDS="0.05",
         SERVER_KEEP_ALIVE_SECONDS="0.2",
     )
