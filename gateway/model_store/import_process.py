@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.errors import GatewayError, ModelFilesInvalid, ModelStoreError
+from gateway.model_store.child_process import run_child
 from gateway.model_store.store_folders import Report
 
 NICENESS = 10
@@ -54,26 +54,8 @@ def run_in_child(
     child is gone too. Raises ModelFilesInvalid when `source` is refused or kills the child, ModelStoreError
     for other failures, and what `report` raises; the child is dead when this returns or raises.
     """
-    child = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
-        [sys.executable, "-m", module, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=[lock_descriptor],
-        # so that the child finds this very package, installed or not
-        cwd=Path(__file__).parents[2],
-        text=True,
-        errors="replace",
-    )
-    try:
-        last_line, last_words = _follow(child, report)
-        exit_code = child.wait()
-    finally:
-        child.kill()
-        child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
-
+    end = run_child(module, arguments, ImporterLine(), lock_descriptor, report)
+    last_line, exit_code = end.last_line, end.exit_code
     if exit_code == 0:
         return last_line
     if last_line.invalid_path:
@@ -91,21 +73,7 @@ def run_in_child(
         raise ModelFilesInvalid(
             source, f"the file is broken: the importer was killed by signal {-exit_code} while reading it"
         )
-    raise ModelStoreError(f"{source}: the importer failed with exit code {exit_code}: {last_words}")
-
-
-def _follow(child: "subprocess.Popen[str]", report: Report) -> tuple[ImporterLine, str]:
-    """Pass on progress until the child closes its output; returns its last message and last other line."""
-    last_line, last_words = ImporterLine(), "it said nothing"
-    for text in child.stdout or ():
-        try:
-            last_line = msgspec.json.decode(text, type=ImporterLine)
-        except msgspec.DecodeError:
-            last_words = text.strip() or last_words  # a traceback, or a library complaining
-            continue
-        if not last_line.error:
-            report(last_line.fraction, last_line.doing)
-    return last_line, last_words
+    raise ModelStoreError(f"{source}: the importer failed with exit code {exit_code}: {end.last_words}")
 
 
 def _size_bytes(source: Path) -> int:
