@@ -126,9 +126,13 @@ class ModelPool:
         pinned = [model for model in here.values() if model.options.pinned]
         return list(dict.fromkeys([*pinned, *back, *new]))
 
-    async def discover(self) -> None:
-        """Offers what the store holds by now beside what is configured; it is loaded when it is asked for."""
-        if not self._config.pool.serve_stored:
+    async def discover(self, *, unknown: bool = False) -> None:
+        """Offers what the store holds by now beside what is configured; it is loaded when it is asked for.
+
+        A look that is not a second old need not be taken again, unless for an `unknown` id: that waits for a new one.
+        """
+        fresh = time.monotonic() - self._discovered_at < DISCOVER_SECONDS
+        if not self._config.pool.serve_stored or (fresh and not unknown):
             return
         if self._discovering is None or self._discovering.done():
             self._discovering = asyncio.create_task(self._discover())
@@ -239,7 +243,7 @@ class ModelPool:
         if self._draining:
             raise ShuttingDown
         if model_id not in self._names:
-            await self.discover()
+            await self.discover(unknown=True)
         model, adapter = self.find_here(model_id), self.find_offer(model_id)[1]
         if refusal := model.refusal:
             raise refusal.with_traceback(None)

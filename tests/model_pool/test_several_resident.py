@@ -291,3 +291,16 @@ async def test_what_follows_a_model_each_time_is_loaded_ahead(
         assert await states(client) == {"a": "ready", "b": "ready", "c": "on disk"}
         await chat(client, "b")
         assert 'mlx_gateway_preloads_total{outcome="wanted"} 1.0' in (await client.get("/metrics")).text
+
+
+async def test_models_are_listed_without_a_look_at_the_store_each_time(
+    start_server: StartServer, folders: list[Path], tmp_path: Path
+) -> None:
+    own = {"STORE_DIRECTORY": str(tmp_path / "store"), "POOL_SERVE_STORED": "true"}
+    server = serve(start_server, folders[:1], 300, **own)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        await settled(client)
+        began = time.monotonic()
+        for _ in range(20):
+            assert (await client.get("/v1/models")).status_code == 200
+        assert time.monotonic() - began < 10  # a look may be taken once a second
