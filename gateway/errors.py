@@ -198,8 +198,8 @@ class ModelReplaced(ModelUnavailable):
 class ModelNotPrepared(ModelUnavailable):
     """The model's files could not be had, or its weights not be loaded; that is tried again later."""
 
-    def __init__(self, model_id: str, reason: str, retry_after_seconds: int) -> None:
-        super().__init__(f"{model_id} could not be loaded: {reason} It is tried again in {retry_after_seconds} s.")
+    def __init__(self, reason: str, retry_after_seconds: int) -> None:
+        super().__init__(f"{reason} It is tried again in {retry_after_seconds} s.")
         self.retry_after_seconds = retry_after_seconds
 
 

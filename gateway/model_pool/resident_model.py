@@ -87,7 +87,7 @@ class ResidentModel:
         left = self._retry.seconds_left
         if self._failure is None or not left or left == math.inf:
             return self._failure if left else None
-        return ModelNotPrepared(self.model_id, str(self._failure), math.ceil(left))
+        return ModelNotPrepared(str(self._failure), math.ceil(left))
 
     @property
     def retry_seconds(self) -> float:
@@ -374,8 +374,8 @@ class ResidentModel:
 
     def _fail(self, error: Exception) -> None:
         self._retry.failed()
-        wait = math.ceil(self._retry.seconds_left)
-        self._failure = error if isinstance(error, GatewayError) else ModelNotPrepared(self.model_id, str(error), wait)
+        unforeseen = ModelUnavailable(f"{self.model_id} could not be loaded: {error}.")
+        self._failure = error if isinstance(error, GatewayError) else unforeseen
         self._progress.enter(ModelState.FAILED, str(error))
         self._begin(self._until_retry())
 

@@ -153,6 +153,22 @@ async def test_building_again_is_tried_until_it_works(settings: Any, monkeypatch
     assert await tokens(setting) == before
 
 
+async def test_an_unforeseen_failure_is_told_once_with_when_it_is_tried_again(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = settings(restart=True)
+    await tokens(setting)
+    await setting.pool.residency.evict(setting.model)
+
+    def failing() -> Any:
+        raise OSError("the files are gone")
+
+    monkeypatch.setattr(setting.model, "_loading", failing)
+    with pytest.raises(ModelUnavailable) as refused:
+        await tokens(setting)
+    assert str(refused.value) == "tiny could not be loaded: the files are gone. It is tried again in 1 s."
+
+
 async def test_a_load_that_fails_is_not_tried_again_at_once(settings: Any) -> None:
     """Its files are gone for a while; who asks meanwhile is told, and an operator can have it tried sooner."""
     setting = settings(restart=True)
