@@ -160,9 +160,11 @@ class Residency:
         able = [place for place in self._places.values() if place.model.can_load]
         asked = sorted((place for place in able if place.waiting), key=lambda place: place.wanted_since or 0.0)
         wished = [place for place in able if not place.waiting and (place.wished or place.model.wants_back)]
-        due: float | None = None
+        if not asked and not wished:
+            return None
+        room, due = await self.room(), None
         for place in asked:
-            plan = await self._plan(place.model.needed_bytes)
+            plan = self._plan(place.model.needed_bytes, room)
             if isinstance(plan, Fits):
                 self._begin_load(place)
                 return due
@@ -173,7 +175,7 @@ class Residency:
                 if due == 0:  # something went: look anew
                     return due
         for place in wished if due is None else ():
-            if isinstance(await self._plan(place.model.needed_bytes), Fits):
+            if isinstance(self._plan(place.model.needed_bytes, room), Fits):
                 self._begin_load(place)
                 return None
             log.info("%s stays on disk: there is no room for it beside the others", place.model.model_id)
@@ -185,7 +187,7 @@ class Residency:
         due: list[float] = []
         starving = [place for place in self._places.values() if place.starving_bytes]
         for place in starving:
-            plan = await self._plan(place.starving_bytes, beside=place)
+            plan = self._plan(place.starving_bytes, await self.room(), beside=place)
             if isinstance(plan, NoRoom):
                 self._end_starving(place, str(plan))
             elif isinstance(plan, Drain) and all(self._places[each] in starving for each in plan.model_ids):
@@ -200,8 +202,7 @@ class Residency:
         place.starving_bytes = 0  # until the engine says so of another request
         place.model.end_starving(NoRoomForRequest(place.model.model_id, why))
 
-    async def _plan(self, needed_bytes: int, beside: Place | None = None) -> Plan:
-        room = await self.room()
+    def _plan(self, needed_bytes: int, room: MemoryRoom, beside: Place | None = None) -> Plan:
         others = [place for place in self._places.values() if place.model.in_memory and place is not beside]
         return plan_room(needed_bytes, room, [place.as_resident for place in others])
 
