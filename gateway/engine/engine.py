@@ -125,7 +125,7 @@ class Engine:
         `fingerprint` names what is in the folder: equal ones compute the same. An adapter that does not suit the model
         is refused and its requests fail; the others and the model serve.
         `progress` is called on the event loop with a fraction. Cancel whoever awaits the load to end it. Raises what
-        loading raised; the engine is then of no use and `fail` must be called.
+        loading raised; `load` may be called again.
         """
 
         def slices() -> "Slices[tuple[GenerationLoop, EngineReady]]":

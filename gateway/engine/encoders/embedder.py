@@ -59,11 +59,6 @@ class Embedder:
         """Why this engine takes no requests, if it does not."""
         return self._failure
 
-    @property
-    def busy(self) -> bool:
-        """Some request has not ended."""
-        return bool(self._outstanding)
-
     def load(
         self,
         folder: Path,
@@ -77,7 +72,7 @@ class Embedder:
         Texts that are given from this call on are computed.
 
         Texts have at most `context_tokens`. `progress` is called on the event loop with a fraction. Cancel whoever
-        awaits the load to end it. Raises what loading raised; the engine is then of no use and `fail` must be called.
+        awaits the load to end it. Raises what loading raised; `load` may be called again.
         """
 
         def report(report: "EncoderReport") -> None:
@@ -100,7 +95,7 @@ class Embedder:
         await self._slot.cancel_load()
 
     async def unload(self) -> None:
-        """Gives up the weights. Nobody may be `busy` with it, and no text be given before `load` was called again."""
+        """Gives up the weights. No texts may be outstanding, and none be given before `load` was called again."""
 
         await self._slot.unload(lambda worker: worker.release())
 
