@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import ModelFilesInvalid
 from gateway.model_store.safetensors_file import Outgoing
-from gateway.model_store.torch_pickle import TorchFileRefused, TorchTensor, read_pickle
+from gateway.model_store.torch_pickle import Content, TorchFileRefused, TorchTensor, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -106,7 +106,9 @@ def _entry(content: memoryview, entry: zipfile.ZipInfo) -> memoryview:
 
 
 def _read_legacy(path: Path, content: memoryview) -> tuple[object, Storages]:
-    with path.open("rb") as pickles:
+    if not content:
+        raise TorchFileRefused("it is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pickles:
         found, keys = _legacy_pickles(pickles)
         at = pickles.tell()
     item_bytes = {tensor.storage.key: tensor.element.carrier.itemsize for tensor in _state_dictionary(found).values()}
@@ -120,7 +122,7 @@ def _read_legacy(path: Path, content: memoryview) -> tuple[object, Storages]:
     return found, storages
 
 
-def _legacy_pickles(pickles: IO[bytes]) -> tuple[object, list[str]]:
+def _legacy_pickles(pickles: Content) -> tuple[object, list[str]]:
     """The object, and the keys of the storages in the order of their bytes, which follow."""
     if read_pickle(pickles) != LEGACY_MAGIC:
         raise TorchFileRefused("it is not a PyTorch checkpoint")

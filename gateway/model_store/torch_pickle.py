@@ -4,15 +4,19 @@ A pickle is a program that names functions and calls them. Here it may name only
 what it gets for their names are the plain objects of this file. Any other name is refused before it is looked up.
 """
 
+import mmap
 import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+
+Content = BytesIO | mmap.mmap
+"""Where pickles lie: `read` makes room for no more than is there, whatever length they claim."""
 
 MOST_MEMOS = 1 << 22
 """Objects that a pickle may number; the largest models have some ten thousand tensors."""
@@ -109,7 +113,7 @@ class _Callable(_Fixed):
         return self.call(*arguments)
 
 
-def read_pickle(content: IO[bytes], *, legacy: bool = False) -> object:
+def read_pickle(content: Content, *, legacy: bool = False) -> object:
     """The object that the pickle at the position of `content` describes, tensors as `TorchTensor`.
 
     Leaves `content` behind the pickle. `legacy`: storages are named as they were before PyTorch 1.6. Raises
@@ -127,10 +131,10 @@ def read_pickle(content: IO[bytes], *, legacy: bool = False) -> object:
         raise TorchFileRefused(f"its pickle is broken: {type(error).__name__}: {error}") from error
 
 
-def _check_opcodes(content: IO[bytes]) -> None:
+def _check_opcodes(content: Content) -> None:
     """Walks over the pickle, so that no length or number in it can ask for more memory than the file has bytes."""
     try:
-        for opcode, argument, _ in pickletools.genops(content):
+        for opcode, argument, _ in pickletools.genops(content):  # type: ignore[arg-type]  # it reads, and asks where it is
             if "PUT" in opcode.name and isinstance(argument, int) and argument > MOST_MEMOS:
                 raise TorchFileRefused(f"its pickle numbers an object {argument}")
     except ValueError as error:

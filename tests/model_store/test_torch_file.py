@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ModelFilesInvalid
@@ -192,6 +192,7 @@ def test_a_damaged_checkpoint_is_read_or_refused(write: Writer, tmp_path: Path) 
 
     @settings(max_examples=150, deadline=None)
     @given(st.integers(0, len(sound) - 1), st.binary(min_size=0, max_size=3), st.booleans())
+    @example(147, b"\x96", False)  # in the old format, a length of more bytes than there is memory
     def damage(at: int, bytes_there: bytes, cut: bool) -> None:
         path.write_bytes(sound[:at] + bytes_there + (b"" if cut else sound[at + len(bytes_there) :]))
         try:
