@@ -5,18 +5,18 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 
-from gateway.chat.detokenizer import Detokenizer, TokenTexts
+from gateway.chat.detokenizer import Detokenizer
 from gateway.chat.output_parser import CallArguments, CallBegan, OutputParser, Piece, Said, Thought
 from gateway.chat.stop_strings import StopStrings
+from gateway.chat.token_texts import TokenTexts
 from gateway.chat.tool_calls.json_values import refuse_constant
-from gateway.engine.token_stream import GeneratedToken, TokenScores
+from gateway.engine.token_stream import GeneratedToken
 from gateway.generation.events import (
     ChosenLogprob,
     Delta,
     FinishReason,
     ReasoningDelta,
     TextDelta,
-    TokenLogprob,
     ToolArguments,
     ToolCallBegan,
 )
@@ -91,7 +91,7 @@ class Answer:
             self.ids.append(token.token)
             self.reasoning_tokens += self._parser.thinking
             if token.scores and self._parser.saying:
-                self._logprobs.append((self._said_characters, self._chosen_logprob(token.token, token.scores)))
+                self._logprobs.append((self._said_characters, self._texts.chosen(token.token, token.scores)))
         self._add(self._parser.feed(decoded))
         if token.finish and not self._stops.stopped:
             self._finish(token.finish)
@@ -163,12 +163,3 @@ class Answer:
         while self._logprobs and (everything or self._logprobs[0][0] < self._sent_characters):
             sent.append(self._logprobs.popleft()[1])
         return tuple(sent)
-
-    def _chosen_logprob(self, token: int, scores: TokenScores) -> ChosenLogprob:
-        return ChosenLogprob(
-            self._token_logprob(token, scores.chosen),
-            tuple(self._token_logprob(other, logprob) for other, logprob in scores.top),
-        )
-
-    def _token_logprob(self, token: int, logprob: float) -> TokenLogprob:
-        return TokenLogprob(self._texts.text(token), self._texts.utf8(token), logprob)

@@ -235,6 +235,9 @@ class Engine:
         for ticket, reuse in report.reused:
             if outstanding := self._outstanding.get(ticket):
                 outstanding.stream.reuse = outstanding.stream.reuse or reuse
+        for ticket, scores in report.prompt_scores:
+            if outstanding := self._outstanding.get(ticket):
+                outstanding.stream.prompt_scored(scores)
         for ticket, token in report.tokens:
             self._feed(ticket, token)
         for ticket, error in report.failures:

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 LONGEST_SHARED_PROMPT_TOKENS = 1024
 """Longer prompts are computed alone: together they would hold each other up for no gain."""
 
+MOST_SCORED_TOKENS = 256
+"""Of one chunk, where log-probabilities of its tokens are wanted: their logits are all in memory at once."""
+
 FIRST_CHUNK_SHARE = 4
 """A prompt that others may join begins with a chunk of one part in so many of the usual: clients that send at once
 arrive within some hundredths of a second, and the sooner they are joined, the less their prompts' ends lie apart."""
@@ -160,7 +163,8 @@ class GenerationLoop:
             self._publish(StepReport(failures=[(ticket, error)]))
             return
         self._tickets[ticket] = _Ticket(ticket, request, time.monotonic(), set(range(len(request.seeds))))
-        self._prefixes.submitted(ticket, request.prompt, request.adapter)
+        if not request.score_prompt:
+            self._prefixes.submitted(ticket, request.prompt, request.adapter)
 
     def cancel(self, ticket: int, choice: int | None = None) -> None:
         """Frees the rows of a ticket, or of one of its choices, at whatever stage they are.
@@ -305,9 +309,13 @@ class GenerationLoop:
     def _prompt(self, ticket: _Ticket, tokens: list[int], rows: list[Row], report: StepReport) -> Prompt:
         """With what is known of it already."""
         request = ticket.request
+        stops = self._batch.stops(tokens, request.message_ends)
+        if request.score_prompt and len(tokens) == len(request.prompt):
+            return Prompt(
+                ticket.number, rows, tokens, stops=stops, adapter=request.adapter, top_logprobs=request.top_logprobs
+            )
         taken = self._prefixes.take(ticket.number, tokens, request.session, request.adapter)
         report.reused.append((ticket.number, taken.reuse))
-        stops = self._batch.stops(tokens, request.message_ends)
         return Prompt(ticket.number, rows, tokens, taken.prefix, taken.standing, stops, adapter=request.adapter)
 
     # --- computing --------------------------------------------------------------------------------------
@@ -347,6 +355,8 @@ class GenerationLoop:
         for prompt in cohort.prompts:
             if not prompt.left:
                 self._prefixes.ended(prompt.ticket)
+                if prompt.top_logprobs is not None:
+                    report.prompt_scores.append((prompt.ticket, prompt.scores))
         try:
             self._batch.join_ready(cohort)
         except Exception as error:  # noqa: BLE001  (the border of the engine loop)
@@ -374,6 +384,9 @@ class GenerationLoop:
             budget = limits.stall_budget * decoding.expected_seconds(1) - decoding.expected_seconds(width)
         smallest = min(limits.chunk_tokens, limits.min_chunk_tokens)
         fastest = min(limits.chunk_tokens, max(limits.min_chunk_tokens, limits.pass_tokens // rows))
+        if cohort.scoring:
+            fastest = min(fastest, max(1, MOST_SCORED_TOKENS // rows))
+            smallest = min(smallest, fastest)
         may_grow = self._batch.prompts_together and cohort.left <= LONGEST_SHARED_PROMPT_TOKENS
         if budget is None and not cohort.context and may_grow:
             fastest = max(smallest, fastest // FIRST_CHUNK_SHARE)

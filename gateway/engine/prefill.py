@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -11,6 +11,8 @@ from gateway.engine.lora import AdaptedModel
 from gateway.engine.pace import Pass
 from gateway.engine.row import Row
 from gateway.engine.row_caches import RowCaches
+from gateway.engine.sampling import score_tokens
+from gateway.engine.token_stream import TokenScores
 from gateway.generation.adapter import BASE
 from gateway.prefix_cache.extent import UNKNOWN, Standing
 from gateway.prefix_cache.row_state import NO_PREFIX, Prefix
@@ -21,7 +23,8 @@ class Prompt:
     """One request's prompt, computed once for all its rows. The last token is left for their first decode step.
 
     Its first tokens may be there already, as `prefix`. `stops` (ascending) are places where a chunk must end, because
-    what stands there shall be kept; `standing` tells how far that was done.
+    what stands there shall be kept; `standing` tells how far that was done. With `top_logprobs`, `scores` are of its
+    tokens but the first, as far as it is computed; it has no prefix then.
     """
 
     ticket: int
@@ -32,6 +35,8 @@ class Prompt:
     stops: Sequence[int] = ()
     computed: int = 0
     adapter: str = BASE
+    top_logprobs: int | None = None
+    scores: list[TokenScores] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -78,6 +83,11 @@ class Cohort:
         return self.caches.longest
 
     @property
+    def scoring(self) -> bool:
+        """The logits of a whole chunk are needed."""
+        return any(prompt.top_logprobs is not None for prompt in self.prompts)
+
+    @property
     def left(self) -> int:
         """Tokens to compute of the longest prompt."""
         return max(prompt.left for prompt in self.prompts)
@@ -91,9 +101,12 @@ class Cohort:
             for prompt, count in zip(self.prompts, counts, strict=True)
         ]
         work = Pass(len(self.prompts), width, self.context)
-        model(mx.array(inputs), self.caches.layers, [prompt.adapter for prompt in self.prompts])
+        logits = model(mx.array(inputs), self.caches.layers, [prompt.adapter for prompt in self.prompts])
         self.caches.commit(counts)
-        for prompt, count in zip(self.prompts, counts, strict=True):
+        for index, (prompt, count) in enumerate(zip(self.prompts, counts, strict=True)):
+            if prompt.top_logprobs is not None:
+                following = prompt.tokens[prompt.computed + 1 : prompt.computed + 1 + count]
+                prompt.scores += score_tokens(logits[index], following, prompt.top_logprobs)
             prompt.computed += count
         mx.eval(self.caches.arrays)
         return work

@@ -29,6 +29,9 @@ from gateway.generation.request import Sampling
 # Dividing logits by less than this overflows float32; the largest logit would win anyway.
 SMALLEST_TEMPERATURE = 1e-5
 
+SCORED_TOGETHER = 32
+"""Tokens of a prompt, so that what is computed for their log-probabilities takes little memory."""
+
 HEAD = 1024
 SMALL_HEAD = 256
 """Largest logits that are put in order to find floors; the small head is for a top-k of at most half of it."""
@@ -210,6 +213,17 @@ def score(logits: mx.array, token: mx.array, top: int) -> tuple[mx.array, ...]:
         return (logprobs[token],)
     best = mx.argpartition(-logprobs, kth=top - 1)[:top]
     return logprobs[token], best, logprobs[best]
+
+
+def score_tokens(logits: mx.array, tokens: Sequence[int], top: int) -> list[TokenScores]:
+    """Of each of `tokens`, given the `logits` (at least as many, vocabulary) that the model had for its place."""
+    scores: list[TokenScores] = []
+    for start in range(0, len(tokens), SCORED_TOGETHER):
+        some = tokens[start : start + SCORED_TOGETHER]
+        arrays = [score(logits[start + i], mx.array(token), top) for i, token in enumerate(some)]
+        mx.eval(arrays)
+        scores += map(read_scores, arrays)
+    return scores
 
 
 def read_scores(arrays: tuple[mx.array, ...]) -> TokenScores:

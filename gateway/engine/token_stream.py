@@ -6,7 +6,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,8 @@ class TokenRequest:
     one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
     `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
     `message_ends` are places in the prompt from which a later one may go on otherwise: where its last messages end.
-    `prompt_field` is what the client calls the prompt. `adapter` is one that was loaded with the model.
+    `prompt_field` is what the client calls the prompt. `adapter` is one that was loaded with the model. `score_prompt`:
+    log-probabilities are wanted of the prompt's tokens too; all of it is computed for that.
     """
 
     prompt: list[int]
@@ -45,6 +46,7 @@ class TokenRequest:
     message_ends: tuple[int, ...] = ()
     prompt_field: str = "messages"
     adapter: str = BASE
+    score_prompt: bool = False
 
     @property
     def reserved_tokens(self) -> int:
@@ -104,6 +106,7 @@ class StepReport:
     tokens: list[tuple[int, GeneratedToken]] = field(default_factory=list)
     failures: list[tuple[int, GatewayError]] = field(default_factory=list)
     reused: list[tuple[int, Reuse]] = field(default_factory=list)
+    prompt_scores: list[tuple[int, Sequence[TokenScores]]] = field(default_factory=list)
     state: EngineState = field(default_factory=EngineState)
     closed: GatewayError | None = None
     starving: "Starving | None" = None
@@ -120,6 +123,7 @@ class TokenStream:
         self.ticket = ticket
         self.choices = choices
         self.reuse: Reuse | None = None  # of its prompt, known when its computation begins
+        self._prompt_scores: Sequence[TokenScores] | None = None
         self._unfinished = set(range(choices))
         self._cancel = cancel
         self._tokens: deque[GeneratedToken] = deque()
@@ -139,9 +143,22 @@ class TokenStream:
             self._unfinished.discard(token.choice)
         self._changed.set()
 
+    def prompt_scored(self, scores: Sequence[TokenScores]) -> None:
+        self._prompt_scores = scores
+        self._changed.set()
+
     def fail(self, error: GatewayError) -> None:
         self._error = error
         self._changed.set()
+
+    async def prompt_scores(self) -> Sequence[TokenScores]:
+        """Those of the prompt's tokens but the first, if the request asked for them. Raises what ended the request."""
+        while self._prompt_scores is None:
+            if self._error:
+                raise self._error.with_traceback(None)
+            self._changed.clear()
+            await self._changed.wait()
+        return self._prompt_scores
 
     async def read(self) -> list[GeneratedToken]:
         """All tokens that arrived since the last call, at least one; an empty list once every choice has finished.

@@ -23,10 +23,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenLogprob:
-    """The token that was generated and the likeliest alternatives, likeliest first."""
+    """The token that was generated and the likeliest alternatives, likeliest first.
+
+    Of the first token of an echoed prompt nothing is `known`: the model tells what follows a token.
+    """
 
     token: TokenLogprob
     top: tuple[TokenLogprob, ...]
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,10 +61,6 @@ def to_text_requests(completion: CompletionRequest, origin: Origin = ANYONE) -> 
             f"This server returns all the completions it generates; leave out best_of or set it to n ({choices}).",
             param="best_of",
         )
-    if completion.echo and completion.logprobs is not None:
-        raise UnsupportedParameter(
-            "This server has no log-probabilities of prompts; send echo or logprobs without the other.", param="echo"
-        )
     return [
         TextRequest(
             model=completion.model,

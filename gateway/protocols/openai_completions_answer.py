@@ -25,8 +25,8 @@ class Logprobs(Struct, frozen=True):
     """Four lists with an entry for each token; `text_offset` is where in the choice's text it begins, in characters."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -109,8 +109,9 @@ class _LogprobWriter:
         written = Logprobs([], [], [], [])
         for entry in chosen:
             written.tokens.append(_name(entry.token))
-            written.token_logprobs.append(entry.token.logprob)
-            written.top_logprobs.append({_name(token): token.logprob for token in (*entry.top, entry.token)})
+            top = {_name(token): token.logprob for token in (*entry.top, entry.token)}
+            written.token_logprobs.append(entry.token.logprob if entry.known else None)
+            written.top_logprobs.append(top if entry.known else None)
             written.text_offset.append(self._offset)
             self._offset += len(self._decoder.decode(entry.token.utf8))
         return written

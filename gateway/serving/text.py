@@ -15,14 +15,15 @@ from gateway.chat.answer import Answer
 from gateway.chat.answer_grammar import answer_shape
 from gateway.chat.answer_memory import AnswerMemory
 from gateway.chat.argument_defaults import without_defaults
-from gateway.chat.detokenizer import Detokenizer, TokenTexts, decoded
+from gateway.chat.detokenizer import Detokenizer, decoded
 from gateway.chat.output_format import PLAIN, output_format
 from gateway.chat.prompt import Prompt, PromptBuilder
+from gateway.chat.token_texts import TokenTexts
 from gateway.config import EngineConfig, ModelConfig, SamplingDefaults
 from gateway.engine.constraint import CompiledGrammar
 from gateway.engine.token_stream import TokenRequest, TokenStream
 from gateway.errors import ContextLengthExceeded, GatewayError, InvalidRequest
-from gateway.generation.events import Admitted, ChoiceFinished, Event, Finished, TextDelta, Waiting
+from gateway.generation.events import Admitted, ChoiceFinished, ChosenLogprob, Event, Finished, TextDelta, Waiting
 from gateway.generation.grammar import Shape
 from gateway.generation.request import Conversation, FillIn, PlainText, Priority, Sampling, TextRequest
 from gateway.model_pool.lease import Lease
@@ -103,8 +104,9 @@ class TextServing:
             model.metrics.prompt_tokens.inc(len(prompt.ids))
             yield Admitted(len(prompt.ids))
             if echoed := await _echoed(request, model):
+                logprobs = await _prompt_logprobs(request, prompt, echoed, model, stream)
                 for choice in range(request.choices):
-                    yield TextDelta(choice, echoed)
+                    yield TextDelta(choice, echoed, logprobs)
             async for event in _events(answers, model, stream, clock):
                 yield event
             self._remember(request, prompt, answers, model)
@@ -194,6 +196,7 @@ class TextServing:
             message_ends=prompt.message_ends,
             prompt_field=_prompt_field(request),
             adapter=model.adapter,
+            score_prompt=_scores_prompt(request),
         )
         token_request.check_tokens(model.vocabulary)
         return token_request
@@ -258,6 +261,21 @@ async def _echoed(request: TextRequest, model: TextModel) -> str:
         case PlainText(tuple() as ids, echo=True):
             return await decoded(model.tokenizer.backend_tokenizer, ids)
     return ""
+
+
+def _scores_prompt(request: TextRequest) -> bool:
+    return request.top_logprobs is not None and isinstance(request.prompt, PlainText) and request.prompt.echo
+
+
+async def _prompt_logprobs(
+    request: TextRequest, prompt: Prompt, echoed: str, model: TextModel, stream: TokenStream
+) -> tuple[ChosenLogprob, ...]:
+    """Those of the echoed text's tokens, once the prompt is computed. On another thread: there may be very many."""
+    if not _scores_prompt(request):
+        return ()
+    scores = await stream.prompt_scores()
+    texts = TokenTexts(model.tokenizer.backend_tokenizer)
+    return await asyncio.to_thread(lambda: tuple(texts.of_prompt(prompt.ids, scores, echoed)))
 
 
 def _new_answers(request: TextRequest, prompt: Prompt, model: TextModel) -> list[Answer]:

@@ -119,6 +119,37 @@ async def test_echo_begins_with_the_prompt(client: httpx.AsyncClient, tokenizer:
     assert firsts == {0: "Hello", 1: "World"}
 
 
+async def test_echo_has_the_log_probabilities_of_the_prompt_too(
+    client: httpx.AsyncClient, tokenizer: Tokenizer
+) -> None:
+    prompt = "The quick brown fox jumps over the lazy dog, twice on Sundays. " * 12
+    content = await complete(client, prompt=prompt, echo=True, logprobs=2, n=2)
+    count = len(tokenizer.encode(prompt).ids)
+    for choice in content["choices"]:
+        assert choice["text"].startswith(prompt)
+        logprobs = choice["logprobs"]
+        assert [len(entries) for entries in logprobs.values()] == [count + 6] * 4
+        assert "".join(logprobs["tokens"][:count]) == prompt
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["top_logprobs"][0] is None
+        for token, logprob, top in list(
+            zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
+        )[1:]:
+            assert top[token] == logprob <= max(top.values()) < 0
+        for token, offset in zip(logprobs["tokens"][:count], logprobs["text_offset"], strict=False):
+            assert prompt[offset:].startswith(token)
+
+    # The prompt is in the cache by now, and nothing of its answer changes.
+    ids = tokenizer.encode(prompt).ids
+    again = await complete(client, prompt=ids, echo=True, logprobs=2)
+    assert again["choices"][0]["logprobs"]["token_logprobs"][1:] == pytest.approx(
+        content["choices"][0]["logprobs"]["token_logprobs"][1:], abs=1e-4
+    )
+    chunks = await streamed(client, "/v1/completions", body(prompt=ids, echo=True, logprobs=2))
+    parts = [c["logprobs"] for chunk in chunks for c in chunk["choices"] if c["logprobs"]]
+    assert [token for part in parts for token in part["tokens"]] == again["choices"][0]["logprobs"]["tokens"]
+
+
 async def test_logprobs_in_their_old_shape(client: httpx.AsyncClient) -> None:
     content = await complete(client, logprobs=2, max_tokens=12)
     choice = content["choices"][0]
@@ -160,7 +191,6 @@ async def test_a_stop_string_and_a_grammar(client: httpx.AsyncClient) -> None:
         ({"prompt": "word " * 600}, "prompt", "context_length_exceeded"),
         ({"prompt": ["Hello", "word " * 600]}, "prompt", "context_length_exceeded"),
         ({"best_of": 3, "n": 2}, "best_of", "unsupported_parameter"),
-        ({"echo": True, "logprobs": 1}, "echo", "unsupported_parameter"),
         ({"suffix": "the end"}, "suffix", "unsupported_parameter"),
         ({"suffix": "the end", "prompt": [5, 6]}, "suffix", "invalid_value"),
         ({"suffix": "the end", "echo": True}, "echo", "unsupported_parameter"),

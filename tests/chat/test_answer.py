@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from gateway.chat.answer import Answer
-from gateway.chat.detokenizer import Detokenizer, TokenTexts
+from gateway.chat.detokenizer import Detokenizer
 from gateway.chat.output_parser import CallArguments, CallBegan, Piece, PlainParser, Said
+from gateway.chat.token_texts import TokenTexts
 from gateway.chat.tool_calls.hermes import Hermes
 from gateway.engine.token_stream import GeneratedToken, TokenScores
 from gateway.generation.events import FinishReason, TextDelta, ToolArguments

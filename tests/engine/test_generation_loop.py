@@ -138,6 +138,28 @@ def greedy_alone(loaded: Any, ids: list[int], count: int) -> list[int]:
     return ids[-count:]
 
 
+def test_a_scored_prompt_has_the_probabilities_of_a_full_forward_pass(bench: Bench, tiny_model: Any) -> None:
+    """Of prompts in one cohort, in many chunks and in one, of a single token, and beside one that wants none."""
+    import mlx.core as mx
+
+    for ticket, length in enumerate((50, 7, 1)):
+        bench.loop.submit(ticket, replace(request(prompt(length, ticket), top_logprobs=2), score_prompt=True))
+    bench.loop.submit(3, request(prompt(20), top_logprobs=2))
+    bench.run()
+    scored = dict(entry for report in bench.reports for entry in report.prompt_scores)
+    assert set(scored) == {0, 1, 2}
+    assert bench.ids(3) == greedy_alone(tiny_model, prompt(20), 8)
+    for ticket, length in enumerate((50, 7, 1)):
+        ids = prompt(length, ticket)
+        logits = tiny_model.model(mx.array([ids]))[0]
+        reference = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+        assert len(scored[ticket]) == length - 1
+        for place, scores in enumerate(scored[ticket]):
+            assert scores.chosen == pytest.approx(reference[place, ids[place + 1]], abs=1e-4)
+            assert [logprob for _, logprob in scores.top] == pytest.approx(sorted(reference[place])[:-3:-1], abs=1e-4)
+        assert bench.ids(ticket) == greedy_alone(tiny_model, ids, 8)
+
+
 def test_greedy_tokens_are_those_of_full_forward_passes(bench: Bench, tiny_model: Any) -> None:
     """With the prompt in many chunks, in one, and of a single token."""
     for ticket, length in enumerate((50, 7, 1)):
