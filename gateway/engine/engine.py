@@ -172,6 +172,18 @@ class Engine:
 
         await self._slot.unload(give_up)
 
+    async def set_aside(self) -> None:
+        """As `unload`, with requests that run or wait: they go on when `load` was called again, as if nothing had
+        happened. Requests may be submitted meanwhile."""
+
+        def take(worker: "GenerationLoop") -> "Callable[[GenerationLoop], None]":
+            tickets = worker.set_aside()
+            worker.release()
+            self._prefixes.close(self._model_id)
+            return lambda next_worker: next_worker.resume(tickets)
+
+        await self._slot.set_aside(take)
+
     def submit(self, request: TokenRequest) -> TokenStream:
         """Queues a request. Raises `Overloaded` when the queue is full, or why the engine takes none."""
         if self._failure:
@@ -205,6 +217,7 @@ class Engine:
         self._failure = error
         for ticket in list(self._outstanding):
             self._forget(ticket).fail(error)
+        self._slot.forget_set_aside()
 
     def end_starving(self, error: GatewayError) -> None:
         """Ends the request that finds no room with `error`; nothing happens if there is none by now."""

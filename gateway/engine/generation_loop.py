@@ -207,6 +207,33 @@ class GenerationLoop:
         assert not self._tickets
         self._memory.release()
 
+    def set_aside(self) -> "list[_Ticket]":
+        """Every ticket, to be given to `resume` of the loop that the model has when it is loaded the next time.
+
+        What was computed goes to the prefix cache. The rows keep their tokens, seeds and grammars: none is computed
+        twice for the client, and none is lost.
+        """
+        for ticket in self._started():
+            self._batch.remove(ticket.rows.values())
+            ticket.prompts = []
+        tickets = list(self._tickets.values())
+        for ticket in tickets:
+            self._prefixes.ended(ticket.number)
+        self._tickets.clear()
+        self._owners.clear()
+        self._starving = None
+        self._publish(StepReport())
+        return tickets
+
+    def resume(self, tickets: "list[_Ticket]") -> None:
+        """Those that another loop of this model has `set_aside`, in front of those that came meanwhile."""
+        for ticket in tickets:
+            ticket.since = time.monotonic()
+            self._tickets[ticket.number] = ticket
+            for choice, row in ticket.rows.items():
+                self._owners[row] = ticket, choice
+            self._prefixes.submitted(ticket.number, ticket.parts()[0][0], ticket.request.adapter)
+
     def _started(self) -> list[_Ticket]:
         """Those that have their rows: their prompts are being computed, or they decode."""
         return [ticket for ticket in self._tickets.values() if ticket.started]

@@ -20,7 +20,7 @@ Ready = TypeVar("Ready")
 class WorkerSlot(Generic[Loaded]):
     """The event loop calls the methods; `worker` belongs to the MLX thread, which does what they ask.
 
-    `worker` is None until it is loaded. What is asked of it from `load` on, while it is loaded, it does then.
+    `worker` is None until it is loaded. What is asked of it from `load` or `set_aside` on it does once it is loaded.
     """
 
     def __init__(self, thread: MlxThread) -> None:
@@ -28,6 +28,7 @@ class WorkerSlot(Generic[Loaded]):
         self._waiting: list[Callable[[Loaded], None]] | None = None  # while it is loaded
         self._thread = thread
         self._loading: Future[Any] | None = None
+        self._set_aside = False  # a load that fails leaves what was asked for the next one
 
     def ask(self, act: Callable[[Loaded], None]) -> None:
         """`act` is given the worker, in the order of the calls; nothing happens if none is there or on its way."""
@@ -82,6 +83,28 @@ class WorkerSlot(Generic[Loaded]):
 
         await asyncio.wrap_future(self._thread.run(on_thread))
 
+    async def set_aside(self, take: Callable[[Loaded], Callable[[Loaded], None]]) -> None:
+        """As `unload`, but what `take` gives back is the first thing that the next worker does."""
+
+        def on_thread() -> None:
+            worker, self.worker = self.worker, None
+            if worker is not None:
+                self._thread.remove_worker(worker)
+                self._waiting, self._set_aside = [take(worker)], True
+            del worker
+            _free()
+
+        await asyncio.wrap_future(self._thread.run(on_thread))
+
+    def forget_set_aside(self) -> None:
+        """Nobody waits any more for what was set aside."""
+
+        def on_thread() -> None:
+            if self._set_aside:
+                self._waiting, self._set_aside = None, False
+
+        self._thread.post(on_thread)
+
     def closed(self) -> None:
         """The worker has closed by itself: its memory goes with it."""
 
@@ -92,20 +115,23 @@ class WorkerSlot(Generic[Loaded]):
 
     def _make_way(self) -> None:
         self.worker = None
-        self._waiting = []
+        if not self._set_aside:
+            self._waiting = []
 
     def _loaded(self, slices: Slices[tuple[Loaded, Ready]]) -> Slices[Ready]:
         try:
             yield 0.0
             worker, ready = yield from slices
         except BaseException as error:
-            self._waiting = None
+            if not self._set_aside:
+                self._waiting = None
             traceback.clear_frames(error.__traceback__)
             _free()
             raise
         self.worker = worker
         self._thread.add_worker(worker)
         waiting, self._waiting = self._waiting or [], None
+        self._set_aside = False
         for act in waiting:
             self._do(act, worker)
         return ready

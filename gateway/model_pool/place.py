@@ -22,7 +22,8 @@ STARVING_SECONDS = 0.05
 class Place:
     """`changed` is called when something has that others may wait for.
 
-    A `draining` model takes no more requests until it has made room. `starving_bytes` must be free, and are not, for a
+    A `draining` model takes no more requests until it has made room, `drains_since` then. One whose requests were
+    `set_aside_at` that time wants it back for them. `starving_bytes` must be free, and are not, for a
     request to it to run. A `wished` one is to be loaded without anybody's waiting, if there is room.
     """
 
@@ -30,13 +31,22 @@ class Place:
     changed: Callable[[], None]
     leases: int = 0
     waiting: deque[Lease] = field(default_factory=deque)
-    draining: bool = False
+    drains_since: float | None = None
+    set_aside_at: float | None = None
     starving_bytes: int = 0
     wished: bool = False
 
     @property
+    def draining(self) -> bool:
+        return self.drains_since is not None
+
+    @property
     def wanted_since(self) -> float | None:
-        return self.waiting[0].asked_at if self.waiting else None
+        """When the first of those asked that cannot be served without its being loaded."""
+        since = [self.waiting[0].asked_at] if self.waiting else []
+        if self.leases and self.set_aside_at is not None:
+            since.append(self.set_aside_at)
+        return min(since, default=None)
 
     @property
     def as_resident(self) -> Resident:
@@ -74,9 +84,12 @@ class Place:
             self._tell()
 
     def refuse(self, error: GatewayError) -> None:
-        """Tells all who wait why they wait in vain."""
+        """Tells all who wait why they wait in vain, also in the middle of their answers."""
         while self.waiting:
             self.waiting.popleft().refuse(error)
+        if self.set_aside_at is not None:
+            self.set_aside_at = None
+            self.model.end_requests(error)
         self._tell()
 
     def starves(self, wanted_bytes: int) -> None:

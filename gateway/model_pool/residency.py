@@ -3,7 +3,8 @@
 A request asks for a lease of its model. If the model is not in memory, it is loaded; if there is no room, others go:
 those that nobody leases at once, least recently used first. A model that is in use is drained once it had its turn:
 requests that come then wait, in the same line as everybody, so that models which do not fit together alternate and
-none starves. One model loads at a time.
+none starves. What a drained model has not answered after as long a time again is set aside, in the middle of an answer,
+and goes on in the model's next turn. One model loads at a time.
 """
 
 import asyncio
@@ -145,21 +146,27 @@ class Residency:
             if place.model.failure and place.model.retry_seconds == math.inf:
                 place.refuse(place.model.failure)
         draining: set[str] = set()
+        now = time.monotonic()
         due = [await self._evict_idle()]
         if self._loading is None:  # else wait for what that changes
             due += [await self._feed(draining), await self._bring_next(draining)]
         for place in self._places.values():
             if place.model.model_id in draining and not place.draining:
                 log.info("%s serves %d more requests before it makes room", place.model.model_id, place.leases)
-            place.draining = place.model.model_id in draining
+                place.drains_since = now
+            elif place.model.model_id not in draining:
+                place.drains_since = None
             place.grant()
         return min((each for each in due if each is not None), default=None)
 
     async def _bring_next(self, draining: set[str]) -> float | None:
         """Loads what was asked for first; while that must wait, what fits as it is; then what is wished for."""
         able = [place for place in self._places.values() if place.model.can_load]
-        asked = sorted((place for place in able if place.waiting), key=lambda place: place.wanted_since or 0.0)
-        wished = [place for place in able if not place.waiting and (place.wished or place.model.wants_back)]
+        if any(place.starving_bytes for place in self._places.values()):  # what went for them does not come back first
+            able = [place for place in able if place.set_aside_at is None]
+        wanted = [(since, place) for place in able if (since := place.wanted_since) is not None]
+        asked = [place for _, place in sorted(wanted, key=lambda each: each[0])]
+        wished = [place for place in able if place not in asked and (place.wished or place.model.wants_back)]
         if not asked and not wished:
             return None
         room, due = await self.room(), None
@@ -191,8 +198,9 @@ class Residency:
             if isinstance(plan, NoRoom):
                 self._end_starving(place, str(plan))
             elif isinstance(plan, Drain) and all(self._places[each] in starving for each in plan.model_ids):
-                self._end_starving(place, "other models wait for memory as well")
-                return RECHECK_SECONDS  # perhaps the others find room now
+                for each in plan.model_ids:  # of which nothing runs either: this one goes first
+                    await self._set_aside(self._places[each])
+                return RECHECK_SECONDS
             elif not isinstance(plan, Fits):
                 due.append(await self._make_room(plan, draining))
             due.append(RECHECK_SECONDS)
@@ -214,19 +222,36 @@ class Residency:
                     await self._evict(self._places[each], "memory")
                 return 0
             case Drain(model_ids) | AwaitEnds(model_ids):
-                return self._drain([self._places[each] for each in model_ids], draining)
+                return await self._drain([self._places[each] for each in model_ids], draining)
 
-    def _drain(self, places: Sequence[Place], draining: set[str]) -> float:
-        """Those that had their turn take no more requests; returns when the first of the others has had it."""
+    async def _drain(self, places: Sequence[Place], draining: set[str]) -> float:
+        """Those that had their turn take no more requests, and for as long again serve those they have; returns when
+        the first of the others has had it, 0 if something went."""
         now, ends = time.monotonic(), [RECHECK_SECONDS]
         for place in places:
             model = place.model
-            end = model.ready_since + max(self._config.turn_seconds, TURN_PER_LOAD * model.load_seconds)
+            turn = max(self._config.turn_seconds, TURN_PER_LOAD * model.load_seconds)
+            end = model.ready_since + turn
             if end > now:
                 ends.append(end - now)
-            else:
-                draining.add(model.model_id)
+                continue
+            since = now if place.drains_since is None else place.drains_since
+            if now - since >= turn and place.drains_since is not None and await self._set_aside(place):
+                return 0
+            draining.add(model.model_id)
+            if since + turn > now:
+                ends.append(since + turn - now)
         return min(ends)
+
+    async def _set_aside(self, place: Place) -> bool:
+        """Evicts a model in the middle of its answers, which wait for its next turn. False if that cannot be."""
+        model = place.model
+        if model.options.pinned or not model.can_set_aside or model.state is not ModelState.READY:
+            return False
+        log.info("%s makes room; %d requests go on in its next turn", model.model_id, place.leases)
+        place.set_aside_at, place.starving_bytes = time.monotonic(), 0
+        await model.evict("memory", set_aside=True)
+        return True
 
     def _begin_load(self, place: Place) -> None:
         self._loading = place.model
@@ -238,7 +263,7 @@ class Residency:
         model = place.model
         try:
             await model.load()
-            place.wished = False
+            place.wished, place.set_aside_at = False, None
         except MemoryShort:
             log.info("%s must wait: memory was taken meanwhile", model.model_id)
         except Exception as error:  # noqa: BLE001  (told to those who wait, and to the log by the model)

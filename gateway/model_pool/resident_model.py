@@ -268,14 +268,28 @@ class ResidentModel:
         if self.text:
             self.text.engine.end_starving(error)
 
-    async def evict(self, reason: EvictionReason) -> None:
-        """Gives up the memory. Nobody may use the model, and its state must be READY."""
+    @property
+    def can_set_aside(self) -> bool:
+        """Its requests can wait in the middle of their answers; what an encoder computes is over soon."""
+        return self.text is not None
+
+    def end_requests(self, error: GatewayError) -> None:
+        """Ends those that were set aside and cannot go on."""
+        if self.text:
+            self.text.engine.fail(error)
+
+    async def evict(self, reason: EvictionReason, *, set_aside: bool = False) -> None:
+        """Gives up the memory; its state must be READY. Nobody may use the model, unless its requests are `set_aside`:
+        they go on once it is loaded again."""
         assert self.serving
         assert self._watching
         self._watching.cancel()
         self._progress.enter(ModelState.EVICTING, f"evicted: {reason}")
         try:
-            await self.serving.engine.unload()
+            if set_aside and self.text:
+                await self.text.engine.set_aside()
+            else:
+                await self.serving.engine.unload()
         except Exception as error:
             log.exception("%s could not be evicted", self.model_id)
             self._fail(error)
@@ -295,7 +309,8 @@ class ResidentModel:
         except GatewayError as error:
             log.warning("%s stays as it was: %s", self.model_id, error)
             return
-        wanted = self.in_memory or self._waited_for  # then by requests that were understood as it was
+        busy = self.text is not None and self.text.engine.busy
+        wanted = self.in_memory or self._waited_for or busy  # then by requests that were understood as it was
         if self._prepared and located.fingerprint != self._prepared.fingerprint and not wanted:
             log.info("%s has other files now", self.model_id)
             self.start()

@@ -57,6 +57,8 @@ class Model:
         self.when_starving: Any = None
         self.ended: list[GatewayError] = []
         self.evict_error: Exception | None = None
+        self.load_error: GatewayError | None = None
+        self.can_set_aside = True
 
     @property
     def can_load(self) -> bool:
@@ -73,9 +75,14 @@ class Model:
         self.ended.append(error)
 
     async def load(self) -> None:
+        if self.load_error:
+            raise self.load_error
         self.state, self.weight_bytes, self.ready_since = ModelState.READY, self.size, time.monotonic()
 
-    async def evict(self, reason: str) -> None:
+    def end_requests(self, error: GatewayError) -> None:
+        self.ended.append(error)
+
+    async def evict(self, reason: str, *, set_aside: bool = False) -> None:
         if self.evict_error:
             raise self.evict_error
         self.state, self.weight_bytes = ModelState.ON_DISK, 0
@@ -161,17 +168,77 @@ async def test_drain_for_a_starving_model_lasts() -> None:
     del held
 
 
-async def test_of_two_starving_models_one_goes_on() -> None:
+async def test_of_two_starving_models_one_goes_on_and_the_other_waits_for_its_turn() -> None:
     a, b = Model("a", 40, ready=True), Model("b", 40, ready=True)
     pool = residency(Memory(100, [a, b]))
     deciding = asyncio.create_task(pool.run())
     held = pool.ask(a), pool.ask(b)
     a.when_starving(50)
     b.when_starving(50)
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(3):
+        while a.in_memory and b.in_memory:  # noqa: ASYNC110  (no event to wait for)
+            await asyncio.sleep(0.01)
+    stays, went = (held[0], held[1]) if a.in_memory else (held[1], held[0])
+    (a if a.in_memory else b).when_starving(0)  # it has room now, and answers
+    stays.give_back()
+    async with asyncio.timeout(3):
+        while not (b if went is held[1] else a).in_memory:  # noqa: ASYNC110  (no event to wait for)
+            await asyncio.sleep(0.01)
     deciding.cancel()
-    assert len(a.ended) + len(b.ended) <= 1
+    assert a.ended == b.ended == []
+
+
+async def test_one_long_answer_does_not_keep_the_others_waiting() -> None:
+    """It is set aside after as long a time as a turn, and has the model back after the others' turn."""
+    a, b = Model("a", 60, ready=True), Model("b", 60)
+    thread: Any = Thread()
+    pool: Any = Residency(thread, cast(Any, Memory(100, [a, b])), PoolConfig(turn_seconds=0.1), 8)
+    deciding = asyncio.create_task(pool.run())
+    held = pool.ask(a)  # never ends
+    a.ready_since = began = time.monotonic()
+    waits = pool.ask(b)
+    await asyncio.wait_for(waits.granted(), 3)
+    assert time.monotonic() - began >= 0.2  # its turn, and as long again
+    assert not a.in_memory
+    waits.give_back()
+    async with asyncio.timeout(3):
+        while not a.in_memory:  # noqa: ASYNC110  (no event to wait for)
+            await asyncio.sleep(0.01)
+    deciding.cancel()
+    assert held.is_granted
+    assert a.ended == []
+
+
+async def test_what_was_set_aside_for_a_model_that_fails_is_told() -> None:
+    a, b = Model("a", 60, ready=True), Model("b", 60)
+    thread: Any = Thread()
+    pool: Any = Residency(thread, cast(Any, Memory(100, [a, b])), PoolConfig(turn_seconds=0.0), 8)
+    deciding = asyncio.create_task(pool.run())
+    held, waits = pool.ask(a), pool.ask(b)
+    await asyncio.wait_for(waits.granted(), 3)
+    a.load_error = ModelUnavailable("broken by now")
+    waits.give_back()
+    async with asyncio.timeout(3):
+        while not a.ended:  # noqa: ASYNC110  (no event to wait for)
+            await asyncio.sleep(0.01)
+    deciding.cancel()
+    assert a.ended == [a.load_error]
     del held
+
+
+async def test_pinned_models_and_encoders_are_not_set_aside() -> None:
+    a, b = Model("a", 60, ready=True), Model("b", 60)
+    a.can_set_aside = False
+    pool = residency(Memory(100, [a, b]))
+    deciding = asyncio.create_task(pool.run())
+    held, waits = pool.ask(a), pool.ask(b)
+    for _ in range(5):
+        pool.look()
+        await asyncio.sleep(0.01)
+    assert a.in_memory
+    held.give_back()
+    await asyncio.wait_for(waits.granted(), 3)
+    deciding.cancel()
 
 
 async def test_no_queue_is_no_refusal_of_a_model_that_is_free() -> None:

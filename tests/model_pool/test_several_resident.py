@@ -148,6 +148,29 @@ async def test_who_waits_hears_why(start_server: StartServer, folders: list[Path
         await keeping
 
 
+async def test_a_long_answer_is_set_aside_for_others_and_loses_no_token(
+    start_server: StartServer, folders: list[Path], tmp_path: Path
+) -> None:
+    server = serve(
+        start_server, folders[:2], int(1.9 * TINY_MIB), POOL_TURN_SECONDS="0.1", SERVER_FIRST_EVENT_SECONDS="0.05"
+    )
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        await brought_in(client, "a")
+        body: dict[str, Any] = {"model": "a", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 400}
+        body |= {"temperature": 1.0, "seed": 7, "logit_bias": {"2": -100}}
+        alone = (await client.post("/v1/chat/completions", json=body)).json()
+        long = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        while (await client.get("/admin/models/a")).json()["leases"] == 0:  # noqa: ASYNC110  (no event to wait for)
+            await asyncio.sleep(0.01)
+        others = await asyncio.gather(*(chat(client, "b") for _ in range(3)))
+        assert not long.done()
+        assert all(answer.status_code == 200 for answer in others)
+        interrupted = (await long).json()
+        assert interrupted["choices"] == alone["choices"]
+        assert interrupted["usage"]["completion_tokens"] == alone["usage"]["completion_tokens"]
+        assert "a makes room; 1 requests go on in its next turn" in server.log
+
+
 async def test_idle_models_give_up_their_memory(start_server: StartServer, folders: list[Path], tmp_path: Path) -> None:
     server = serve(start_server, folders[:1], 200)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
