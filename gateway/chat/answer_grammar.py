@@ -24,14 +24,63 @@ def answer_shape(
 ) -> Shape | None:
     """Of one answer to a prompt whose text ends so; `form` is what its text must match. None if it may be anything.
 
-    Raises `UnsupportedParameter` where a call is asked for that cannot be enforced.
+    Raises `UnsupportedParameter` where a call is asked for that cannot be enforced, or for an answer that the prompt
+    has begun.
     """
-    if output.reasoning is None:
-        return _behind_reasoning(output, conversation, form, ())
+    if conversation.begun is not None:
+        return _going_on(output, conversation, form, conversation.begun.content)
+    framed = _framed(form, output.calls, prompt_end) if form and output.calls else form
+    reasoning = _reasoning(output, conversation, prompt_end, any_asked=form is not None)
+    behind = _behind_reasoning(output, conversation, framed, reasoning.not_beginning if reasoning else ())
+    return reasoning.before(behind) if reasoning else behind
+
+
+def _reasoning(
+    output: OutputFormat, conversation: Conversation, prompt_end: str, *, any_asked: bool
+) -> "_Reasoning | None":
+    """What may come first. Framed reasoning is a part of an answer to which all is free."""
     special = tuple(output.calls.special_tokens) if output.calls else ()
-    reasoning = _Reasoning(output.reasoning, conversation.thinking, prompt_end, special)
-    behind = _behind_reasoning(output, conversation, form, reasoning.not_beginning)
-    return reasoning.before(behind)
+    if output.reasoning:
+        return _Reasoning(output.reasoning, conversation.thinking, prompt_end, special)
+    frame, thinking = output.calls.frame if output.calls else None, conversation.thinking
+    limited = thinking.enabled is False or thinking.budget_tokens is not None
+    if frame and frame.thought and (any_asked or limited or conversation.tool_choice.mode == "required"):
+        return _Reasoning(frame.thought, thinking, "", special)
+    return None
+
+
+def _framed(form: Grammar, dialect: ToolDialect, prompt_end: str) -> Shape:
+    """The form as the words of an answer."""
+    if (frame := dialect.frame) is None:
+        return form
+    opening, closing = frame.before_words(prompt_end), frame.closing
+    tokens = dialect.special_tokens
+    return InOrder((*_in_tokens(opening, tokens), form, *_in_tokens(closing, tokens)))
+
+
+def _going_on(output: OutputFormat, conversation: Conversation, form: Grammar | None, begun: str) -> Shape | None:
+    """Of an answer that goes on with words, behind all reasoning."""
+    if form:
+        raise UnsupportedParameter(
+            f"An answer that the messages begin cannot be held to {form.param}: it would begin anew. Leave out the "
+            f"last message or {form.param}.",
+            form.param,
+        )
+    tools = _callable(conversation)
+    if output.calls is None or not tools:
+        return None
+    if mark := next((mark for mark in output.calls.call_begins if mark in begun), None):
+        raise UnsupportedParameter(f"The answer cannot go on with a message that holds {mark}.", conversation.param)
+    calls = output.calls.written(tools, parallel=conversation.parallel_tool_calls)
+    if calls and calls.only_first:
+        if conversation.tool_choice.mode == "required":
+            raise UnsupportedParameter(
+                "This model calls tools at the beginning of its answer only, which the messages begin; leave out the "
+                "last message or let the model choose.",
+                "tool_choice",
+            )
+        return None
+    return _behind_reasoning(output, conversation, form, ())
 
 
 class _Reasoning:
@@ -76,7 +125,7 @@ def _in_tokens(mark: str, tokens: Sequence[str]) -> Sequence[Exactly]:
 
 
 def _behind_reasoning(
-    output: OutputFormat, conversation: Conversation, form: Grammar | None, not_beginning: tuple[str, ...]
+    output: OutputFormat, conversation: Conversation, form: Shape | None, not_beginning: tuple[str, ...]
 ) -> Shape | None:
     tools, mode = _callable(conversation), conversation.tool_choice.mode
     if not tools or output.calls is None:
@@ -88,7 +137,7 @@ def _behind_reasoning(
             raise UnsupportedParameter("This model's tool calls cannot be enforced; let it choose.", "tool_choice")
         return calls.alone(parallel=parallel)
     calls = output.calls.written(tools, parallel=parallel)
-    if mode == "none" and (form or calls is None or output.calls.frames_every_answer):
+    if mode == "none" and (form or calls is None or output.calls.frame):
         return form or _framed_text(output.calls, not_beginning)
     if calls is None:
         if strict := next((tool for tool in tools if tool.strict), None):
@@ -102,7 +151,7 @@ def _behind_reasoning(
         return OneOf((calls.beside_json or calls.alone(parallel=parallel), form))
     if calls.only_first:
         return OneOf((calls.alone(parallel=parallel), _without_calls(calls, not_beginning)))
-    if output.calls.frames_every_answer:
+    if output.calls.frame:
         text = _framed_text(output.calls, not_beginning)
         return _text_and_calls(calls, text, parallel=parallel)
     return _text_and_calls(calls, FreeText(not_beginning=not_beginning), parallel=parallel)

@@ -87,6 +87,44 @@ class FirstCallOnly:
         return kept
 
 
+class GoingOn:
+    """Another's pieces behind words that the prompt has `begun`, which it reads as the beginning of the answer.
+
+    `opening` is the markup before them. They hold no call.
+    """
+
+    def __init__(self, of: OutputParser, opening: str, begun: str) -> None:
+        self._of = of
+        self._left_out = len(begun.lstrip() if opening else begun)
+        self._behind(of.feed(opening + begun))
+
+    @property
+    def saying(self) -> bool:
+        return self._of.saying
+
+    @property
+    def thinking(self) -> bool:
+        return self._of.thinking
+
+    def feed(self, text: str) -> list[Piece]:
+        return self._behind(self._of.feed(text))
+
+    def finish(self) -> list[Piece]:
+        return self._behind(self._of.finish())
+
+    def _behind(self, pieces: list[Piece]) -> list[Piece]:
+        kept: list[Piece] = []
+        for piece in pieces:
+            if not isinstance(piece, Said):
+                kept.append(piece)
+                continue
+            text = piece.text[self._left_out :]
+            self._left_out -= len(piece.text) - len(text)
+            if text:
+                kept.append(Said(text))
+        return kept
+
+
 class PlainParser:
     """Of a model that neither reasons nor calls tools: every text is for the reader."""
 

@@ -10,6 +10,7 @@ from gateway.chat.answer_memory import Recalled
 from gateway.chat.argument_defaults import without_defaults
 from gateway.chat.chat_template import TEMPLATE_FAILURES, ChatTemplate, template_options, template_turn
 from gateway.chat.fill_in import FillInEncoder, fill_in_marks
+from gateway.chat.output_format import PLAIN, OutputFormat
 from gateway.chat.splice import Marks, Place, common_length, misplaced, place_of, reopened
 from gateway.chat.tool_prompt import Turn
 from gateway.engine.text_limit import TextLimit
@@ -34,7 +35,8 @@ class Prompt:
 
     A later prompt may go on otherwise from `message_ends`: where the last message begins and where it ends. `place` is
     where the answer begins, to remember the answer with; None if it could not be found again. `end` are the last
-    characters of the text. The answer to this prompt also ends with one of `end_tokens`.
+    characters of the text. The answer to this prompt also ends with one of `end_tokens`. The last of the `ids` are
+    those of an answer that is `begun`, which are behind place and end.
     """
 
     ids: list[int]
@@ -42,6 +44,7 @@ class Prompt:
     place: Place | None = None
     end: str = ""
     end_tokens: frozenset[int] = frozenset()
+    begun: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,10 @@ class PromptBuilder:
     maker. Texts beyond the `limit` are refused with `ContextLengthExceeded`.
     """
 
-    def __init__(self, tokenizer: Any, limit: TextLimit, threads: Executor) -> None:
+    def __init__(self, tokenizer: Any, limit: TextLimit, threads: Executor, output: OutputFormat = PLAIN) -> None:
+        """`output` is how the model's answers are read: what an answer that a conversation begins must look like."""
         self._tokenizer = tokenizer
+        self._output = output
         self._limit = limit
         self._threads = threads
 
@@ -84,7 +89,7 @@ class PromptBuilder:
         Raises `InvalidRequest` with the template's own words when it refuses the conversation.
         """
         template = ChatTemplate(self._tokenizer, template_options(conversation))
-        composer = _Composer(template, self._tokenizer.backend_tokenizer, self._limit)
+        composer = _Composer(template, self._tokenizer.backend_tokenizer, self._limit, self._output)
         return await self._on_thread(lambda: composer.compose(conversation, recalled or {}, with_message_ends))
 
     async def encode(self, text: str, *, special: bool = True) -> Prompt:
@@ -115,8 +120,9 @@ class PromptBuilder:
 class _Composer:
     """Composes one prompt."""
 
-    def __init__(self, template: ChatTemplate, encoder: Any, limit: TextLimit) -> None:
+    def __init__(self, template: ChatTemplate, encoder: Any, limit: TextLimit, output: OutputFormat) -> None:
         self._template = template
+        self._output = output
         self._encoder = encoder
         self._limit = limit
 
@@ -128,10 +134,21 @@ class _Composer:
         end = self._last_message_ends(draft)
         place = None if end is None else place_of(draft.parts[-1], draft.text[end:])
         text_end = draft.parts[-1][-END_CHARACTERS:]
-        if not with_message_ends:
-            return Prompt(ids, place=place, end=text_end)
-        positions = {self._token_at(position, draft, ids) for position in (self._last_message_begins(draft), end)}
-        return Prompt(ids, tuple(sorted(position for position in positions if position)), place, text_end)
+        positions: set[int | None] = set()
+        if with_message_ends:
+            positions = {self._token_at(position, draft, ids) for position in (self._last_message_begins(draft), end)}
+        begun = self._begun(conversation, text_end)
+        message_ends = tuple(sorted(position for position in positions if position))
+        return Prompt([*ids, *begun], message_ends, place, text_end, begun=begun)
+
+    def _begun(self, conversation: Conversation, prompt_end: str) -> list[int]:
+        """The tokens of the answer that are there already: as if the model had generated them, with what it would have
+        written before its words."""
+        if (begun := conversation.begun) is None:
+            return []
+        text = self._output.before_words(prompt_end, begun.reasoning) + begun.content
+        self._limit.check([text], conversation.param)
+        return self._encode([text])[0]
 
     def _as_sent(self, messages: Sequence[Message]) -> _Draft:
         turns = [template_turn(message) for message in messages]

@@ -24,6 +24,14 @@ class ReasoningMarks:
         """Whose text the parser must see, if the model has them."""
         return self.special_tokens or (self.opening, self.closing)
 
+    def before_words(self, prompt: str, reasoned: str) -> str:
+        """What stands between a prompt with this end and the words of an answer that `reasoned` so, or not at all."""
+        if self.opened_in(prompt):
+            return f"{reasoned}\n{self.closing}\n\n"
+        if not reasoned or prompt.rstrip().endswith(self.closing):
+            return ""
+        return f"{self.opening}\n{reasoned}\n{self.closing}\n\n"
+
     def opened_in(self, prompt: str) -> bool:
         """Whether the answer to a prompt with this end begins as reasoning."""
         return prompt.rstrip().endswith(self.opening)

@@ -18,12 +18,14 @@ class Form:
     """What is changed of a conversation.
 
     With `joined`, neighbours of one role become one turn. System turns behind the first `systems` are the user's, and
-    with `text_in_results` so is what the user says behind tool results a part of the last of these.
+    with `text_in_results` so is what the user says behind tool results a part of the last of these. With `user_first`
+    an empty turn of the user's stands before an assistant's that would be the first.
     """
 
     joined: bool = True
     systems: int | None = None
     text_in_results: bool = False
+    user_first: bool = False
 
     def write(self, turns: Sequence[Turn]) -> list[Turn]:
         if not self.joined:
@@ -32,6 +34,9 @@ class Form:
         if self.systems is not None:
             kept, others = written[: self.systems], written[self.systems :]
             written = _joined([*kept, *({**turn, "role": _without_system(turn["role"])} for turn in others)])
+        if self.user_first and _begins_with_assistant([turn["role"] for turn in written]):
+            system = written[0]["role"] == "system"
+            written.insert(int(system), {"role": "user", "content": ""})
         return _with_text_in_results(written) if self.text_in_results else written
 
 
@@ -39,11 +44,11 @@ AS_SENT = Form(joined=False)
 
 FORMS = (
     AS_SENT,
-    Form(),
-    Form(systems=1),
-    Form(systems=0),
-    Form(systems=1, text_in_results=True),
-    Form(systems=0, text_in_results=True),
+    *(
+        Form(systems=systems, text_in_results=text_in_results, user_first=user_first)
+        for user_first in (False, True)
+        for systems, text_in_results in ((None, False), (1, False), (0, False), (1, True), (0, True))
+    ),
 )
 """From the least change to the largest."""
 
@@ -51,9 +56,15 @@ FORMS = (
 def is_even(turns: Sequence[Turn]) -> bool:
     """Whether user and assistant alternate, behind a system turn at most and with tool results in between."""
     roles = [turn["role"] for turn in turns]
+    if _begins_with_assistant(roles):
+        return False
     return "system" not in roles[1:] and not any(
         (one == other != "tool") or (one, other) == ("tool", "user") for one, other in pairwise(roles)
     )
+
+
+def _begins_with_assistant(roles: Sequence[str]) -> bool:
+    return next((role for role in roles[:2] if role != "system"), "") == "assistant"
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from gateway.engine.json_schema_form import enforceable
+from gateway.engine.json_schema_form import enforceable, has_patterns
 from gateway.generation.grammar import Exactly, FreeText, InOrder, OneOf, Preferably, Repeated, Shape, SomeOf, Space
 from gateway.generation.request import Grammar
 
@@ -29,6 +29,11 @@ JSON_FORM = {
     # An answer matches one alternative at least; that it matches no second one is beyond a grammar.
     "coerce_one_of": True,
 }
+ANY_CHARACTER_ESCAPED = {"json_allow_general_unicode_escapes": True}
+NO_CHARACTER_ESCAPED = {"json_allowed_escapes": 'nrbtf\\"'}
+"""Of a string with a pattern llguidance knows `\\u` escapes of control characters only: a model that begins `\\u00e9`
+would be led to one of these. So it is kept from `\\u`, and writes the character itself."""
+
 ANY_TEXT = "/(?s:.*)/"
 SPACE = r"/[ \t\r\n]{0,16}/"
 REGEX_SYNTAX = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~/]")
@@ -70,7 +75,8 @@ def _schema(leaf: Grammar) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise ValueError("it must be a JSON object")
     said: dict[str, Any] = enforceable(schema)
-    return said | {"x-guidance": JSON_FORM}
+    escapes = NO_CHARACTER_ESCAPED if has_patterns(said) else ANY_CHARACTER_ESCAPED
+    return said | {"x-guidance": JSON_FORM | escapes}
 
 
 class _Composed:

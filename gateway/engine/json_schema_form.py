@@ -56,6 +56,20 @@ def enforceable(schema: Any) -> Any:
     return _without_property_names(said) if "propertyNames" in said else said
 
 
+def has_patterns(schema: Any) -> bool:
+    """Whether a string in it, or a property's name, must match a regular expression."""
+    match schema:
+        case dict():
+            return (
+                isinstance(schema.get("pattern"), str)
+                or bool(schema.get("patternProperties"))
+                or any(has_patterns(each) for each in schema.values())
+            )
+        case list():
+            return any(has_patterns(each) for each in schema)
+    return False
+
+
 def _is_annotation(keyword: str, value: Any) -> bool:
     """One that llguidance stumbles over."""
     if keyword == "format":

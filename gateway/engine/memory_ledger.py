@@ -230,10 +230,17 @@ class Admission:
         """Whether a request would fit if it were alone."""
         return self._needed_bytes(prompt_tokens, max_tokens, choices) <= self.available_bytes
 
-    def check(self, prompt_tokens: int, max_tokens: int, choices: int, prompt_field: str = "messages") -> None:
+    def check(
+        self,
+        prompt_tokens: int,
+        max_tokens: int,
+        choices: int,
+        prompt_field: str = "messages",
+        answer_field: str = "max_tokens",
+    ) -> None:
         """Raises `RequestTooLarge` for a request that would not fit if it were alone.
 
-        `prompt_field` is what the client calls the prompt.
+        `prompt_field` is what the client calls the prompt, `answer_field` the length of an answer.
         """
         if not self.fits(prompt_tokens, max_tokens, choices):
             longest = prompt_tokens + max_tokens
@@ -242,7 +249,7 @@ class Admission:
                 self.available_bytes, choices, at_most=longest, beside=self.work_bytes
             )
             raise RequestTooLarge(
-                prompt_tokens, max_tokens, choices, needed, self.available_bytes, fitting, prompt_field
+                prompt_tokens, max_tokens, choices, needed, self.available_bytes, fitting, prompt_field, answer_field
             )
 
     def _needed_bytes(self, prompt_tokens: int, max_tokens: int, choices: int) -> int:

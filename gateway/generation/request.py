@@ -1,5 +1,6 @@
 """What a client asks for, in the gateway's own words; every protocol is translated into these."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Literal
@@ -23,13 +24,14 @@ class Origin:
     """Who asks. `session` is what shares fairly with others; `priority` is None where nobody said one.
 
     `request_id` is the name under which the client and the log know this request, `key` a digest of what the client
-    proved itself with.
+    proved itself with. `charge` is told how many tokens the request took, once it is over.
     """
 
     session: str = ""
     priority: Priority | None = None
     request_id: str = ""
     key: str = ""
+    charge: Callable[[int], None] | None = field(default=None, compare=False)
 
     @property
     def own_session(self) -> str:
@@ -121,7 +123,9 @@ class Thinking:
 class Conversation:
     """Messages for the model's chat template, to which the answer is the next turn.
 
-    `template_options` are variables of the template, by name. `param` is the request's field that holds the messages.
+    `begun` is the assistant's, behind the messages: words that the answer goes on with, and what it reasoned before
+    them. `template_options` are variables of the template, by name. `param` is the request's field that holds the
+    messages.
     """
 
     messages: tuple[Message, ...]
@@ -129,6 +133,7 @@ class Conversation:
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     thinking: Thinking = Thinking()
+    begun: Message | None = None
     template_options: dict[str, Any] = field(default_factory=dict)
     param: str = field(default="messages", compare=False)
 
@@ -177,9 +182,10 @@ class Sampling:
 class TextRequest:
     """A prompt to answer.
 
-    `max_tokens` None means as many as the context leaves. `choices` answers are generated from the same prompt.
-    `top_logprobs` None means no log-probabilities; a number asks for the chosen token's and that many alternatives'.
-    With a `grammar` the answer behind its reasoning matches it, unless `max_tokens` cuts it short.
+    `max_tokens` None means as many as the context leaves; `max_tokens_param` is its name in the request. `choices`
+    answers are generated from the same prompt. `top_logprobs` None means no log-probabilities; a number asks for the
+    chosen token's and that many alternatives'. With a `grammar` the answer behind its reasoning matches it, unless
+    `max_tokens` cuts it short.
     """
 
     model: str
@@ -191,3 +197,4 @@ class TextRequest:
     top_logprobs: int | None = None
     grammar: Grammar | None = None
     origin: Origin = ANYONE
+    max_tokens_param: str = field(default="max_tokens", compare=False)

@@ -13,6 +13,7 @@ from gateway.generation.request import (
     ANYONE,
     Conversation,
     Grammar,
+    Message,
     Origin,
     TextRequest,
     Thinking,
@@ -20,6 +21,7 @@ from gateway.generation.request import (
     ToolChoice,
 )
 from gateway.protocols.anthropic_content import Block, MessageParam, service_blocks, system_messages, to_messages
+from gateway.protocols.begun_answer import begun_answer
 from gateway.protocols.content_parts import MOST_MESSAGES
 from gateway.protocols.json_body import decode_body
 from gateway.protocols.openai_tools import checked_choice, distinct, json_text
@@ -155,24 +157,19 @@ def _conversation(fields: PromptFields) -> Conversation:
     for name in ("mcp_servers", "container"):
         if getattr(fields, name):
             raise UnsupportedParameter(f"This server has no {name}; send the request without.", name)
-    last = len(fields.messages) - 1
-    if fields.messages[last].role == "assistant":
-        raise UnsupportedParameter(
-            "This server does not continue an answer that the request begins (prefill): the last message must not be "
-            "the assistant's.",
-            f"messages[{last}]",
-        )
     messages = system_messages(fields.system)
     for index, message in enumerate(fields.messages):
         messages += to_messages(message, f"messages[{index}]")
+    begun = begun_answer(messages, f"messages[{len(fields.messages) - 1}]")
     tools = _tools(fields)
     choice = fields.tool_choice
     return Conversation(
-        messages=tuple(messages),
+        messages=tuple(messages if begun is None else messages[:-1]),
         tools=tools,
         tool_choice=_tool_choice(choice, tools) if choice else ToolChoice(),
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
-        thinking=_thinking(fields),
+        thinking=_thinking(fields, begun),
+        begun=begun,
     )
 
 
@@ -201,8 +198,14 @@ def _tool_choice(choice: ToolChoiceField, tools: tuple[Tool, ...]) -> ToolChoice
     return checked_choice(ToolChoice(CHOICE_MODES[choice.type], names), tools, "tool_choice")
 
 
-def _thinking(fields: PromptFields) -> Thinking:
+def _thinking(fields: PromptFields, begun: Message | None) -> Thinking:
     """Without the field it is left to the model, as for every other client of this server."""
+    if begun and fields.thinking and fields.thinking.type == "enabled":
+        raise InvalidRequest(
+            "An answer whose beginning is given cannot think before it: end messages with the user's, or disable "
+            "thinking.",
+            "thinking",
+        )
     asked, effort = fields.thinking, fields.output_config.effort if fields.output_config else None
     if asked is None or asked.type not in ("enabled", "disabled"):
         return Thinking(effort=effort)

@@ -152,7 +152,15 @@ def chat_to_text_request(chat: OllamaChat, origin: Origin = ANYONE) -> TextReque
     """Raises `InvalidRequest` or `UnsupportedParameter`."""
     messages = tuple(_messages(chat.messages or ()))
     tools = distinct(chat_tools(chat.tools or ()))
-    return _text_request(chat, Conversation(messages, tools, thinking=_thinking(chat)), origin)
+    begun = _begun(chat, messages)
+    before = messages if begun is None else messages[:-1]
+    return _text_request(chat, Conversation(before, tools, thinking=_thinking(chat), begun=begun), origin)
+
+
+def _begun(chat: OllamaChat, messages: Sequence[Message]) -> Message | None:
+    """The last message if it is the assistant's, with which Ollama's answers go on; one in a form begins anew."""
+    last = messages[-1] if len(messages) > 1 else None
+    return last if last and last.role == "assistant" and not last.tool_calls and not chat.format else None
 
 
 def generate_to_text_request(generate: OllamaGenerate, origin: Origin = ANYONE) -> TextRequest:
@@ -180,6 +188,7 @@ def _text_request(fields: OllamaFields, prompt: Conversation | PlainText | FillI
         prompt=prompt,
         sampling=_sampling(options),
         max_tokens=limit if limit and limit > 0 else None,
+        max_tokens_param="options.num_predict",
         stop=stop_strings(options.stop, "options.stop"),
         grammar=_grammar(fields.format),
         origin=origin,

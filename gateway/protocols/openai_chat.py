@@ -1,7 +1,7 @@
 """OpenAI's chat completions, the way in: the request's JSON to a `TextRequest`.
 
-Source: OpenAI API reference, "Chat Completions"; `reasoning`, `chat_template_kwargs` and `thinking_token_budget` as in
-vLLM's server, `enable_thinking` as in Qwen's.
+Source: OpenAI API reference, "Chat Completions"; `reasoning`, `chat_template_kwargs`, `thinking_token_budget` and
+`continue_final_message` as in vLLM's server, `enable_thinking` as in Qwen's.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from gateway.generation.request import (
     ToolCall,
     ToolChoice,
 )
+from gateway.protocols.begun_answer import begun_answer
 from gateway.protocols.content_parts import MOST_MESSAGES, Content, text_of
 from gateway.protocols.grammar_fields import GrammarFields, grammar
 from gateway.protocols.json_body import decode_body
@@ -108,6 +109,7 @@ class ChatRequest(GrammarFields, frozen=True, kw_only=True):
     enable_thinking: bool | None = None
     thinking_token_budget: Annotated[int, Meta(ge=0)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
     modalities: list[str] | None = None
     audio: Any = None
 
@@ -124,25 +126,40 @@ def to_text_request(chat: ChatRequest, origin: Origin = ANYONE) -> TextRequest:
         raise UnsupportedParameter(f"This server answers with text only; remove {name}.", param=name)
     if chat.top_logprobs is not None and not chat.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    messages = tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages))
+    begun = _begun(chat, messages)
     limits = [limit for limit in (chat.max_tokens, chat.max_completion_tokens) if limit is not None]
     return TextRequest(
         model=chat.model,
         prompt=Conversation(
-            messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(chat.messages)),
+            messages=messages if begun is None else messages[:-1],
             tools=(tools := _tools(chat)),
             tool_choice=_tool_choice(chat, tools),
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             thinking=_thinking(chat),
+            begun=begun,
             template_options=chat.chat_template_kwargs or {},
         ),
         sampling=sampling(chat),
         max_tokens=min(limits) if limits else None,
+        max_tokens_param="max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens",
         stop=stop_strings(chat.stop),
         choices=chat.n or 1,
         top_logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         grammar=grammar(chat),
         origin=origin if chat.prompt_cache_key is None else origin.within(chat.prompt_cache_key),
     )
+
+
+def _begun(chat: ChatRequest, messages: Sequence[Message]) -> Message | None:
+    """Raises `InvalidRequest` for an answer to be continued that is not there."""
+    if not chat.continue_final_message:
+        return None
+    if (begun := begun_answer(messages, f"messages[{len(messages) - 1}]")) is None:
+        raise InvalidRequest(
+            "continue_final_message needs a last message of the assistant's.", param="continue_final_message"
+        )
+    return begun
 
 
 def _message(message: ChatMessage, path: str) -> Message:

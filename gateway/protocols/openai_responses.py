@@ -155,6 +155,7 @@ def to_text_request(request: ResponsesRequest, tools: tuple[OfferedTool, ...], o
         ),
         sampling=sampling(request),
         max_tokens=request.max_output_tokens,
+        max_tokens_param="max_output_tokens",
         top_logprobs=(request.top_logprobs or 0) if request.wants_logprobs else None,
         grammar=_grammar(request.text),
         origin=origin if request.prompt_cache_key is None else origin.within(request.prompt_cache_key),

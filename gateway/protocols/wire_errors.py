@@ -9,14 +9,19 @@ from dataclasses import dataclass
 import msgspec
 
 from gateway.errors import (
+    ApiKeyNotKnown,
+    ApiKeyWrong,
     BodyTooLarge,
     ContextLengthExceeded,
+    CrashNotKnown,
     DownloadNotKnown,
     DownloadRefused,
     GatewayError,
     GrammarsUnavailable,
+    HostNotAllowed,
     InsufficientStorage,
     InvalidRequest,
+    MemoryUnderPressure,
     ModelBusy,
     ModelDoesNotFit,
     ModelNotFound,
@@ -25,9 +30,13 @@ from gateway.errors import (
     ModelUnavailable,
     NotStored,
     OperatorOnly,
+    OriginNotAllowed,
     Overloaded,
+    RateLimited,
+    RequestCancelled,
     RequestNotKnown,
     RequestTooLarge,
+    ScopeMissing,
     ShuttingDown,
     UnsupportedParameter,
     UploadConflict,
@@ -35,6 +44,7 @@ from gateway.errors import (
     UpstreamFailed,
     UpstreamRefused,
     UpstreamsDown,
+    UsageUnavailable,
 )
 
 
@@ -49,16 +59,24 @@ class WireStatus:
 STATUS_BY_ERROR: tuple[tuple[type[GatewayError], WireStatus], ...] = (
     (ContextLengthExceeded, WireStatus(400, "invalid_request_error", "context_length_exceeded")),
     (RequestTooLarge, WireStatus(400, "invalid_request_error", "request_too_large")),
+    (RequestCancelled, WireStatus(409, "invalid_request_error", "request_cancelled")),
     (RequestNotKnown, WireStatus(404, "invalid_request_error", "request_not_known")),
     (DownloadNotKnown, WireStatus(404, "invalid_request_error", "download_not_known")),
     (UploadNotKnown, WireStatus(404, "invalid_request_error", "upload_not_known")),
     (UploadConflict, WireStatus(409, "invalid_request_error", "upload_conflict")),
+    (ApiKeyNotKnown, WireStatus(404, "invalid_request_error", "api_key_not_known")),
+    (ApiKeyWrong, WireStatus(401, "invalid_request_error", "invalid_api_key")),
+    (ScopeMissing, WireStatus(403, "invalid_request_error", "insufficient_scope")),
+    (HostNotAllowed, WireStatus(421, "invalid_request_error", "host_not_allowed")),
+    (OriginNotAllowed, WireStatus(403, "invalid_request_error", "origin_not_allowed")),
+    (RateLimited, WireStatus(429, "rate_limit_error", "rate_limit_exceeded")),
     (OperatorOnly, WireStatus(403, "invalid_request_error", "operator_only")),
     (ModelNotFound, WireStatus(404, "invalid_request_error", "model_not_found")),
     (UnsupportedParameter, WireStatus(400, "invalid_request_error", "unsupported_parameter")),
     (InvalidRequest, WireStatus(400, "invalid_request_error", "invalid_value")),
     (BodyTooLarge, WireStatus(413, "invalid_request_error", "body_too_large")),
     (Overloaded, WireStatus(429, "rate_limit_error", "server_overloaded")),
+    (MemoryUnderPressure, WireStatus(503, "server_error", "memory_pressure")),
     (ModelBusy, WireStatus(409, "invalid_request_error", "model_busy")),
     (ModelDoesNotFit, WireStatus(503, "server_error", "model_does_not_fit")),
     (ModelUnavailable, WireStatus(503, "server_error", "model_unavailable")),
@@ -67,6 +85,8 @@ STATUS_BY_ERROR: tuple[tuple[type[GatewayError], WireStatus], ...] = (
     (InsufficientStorage, WireStatus(507, "server_error", "insufficient_storage")),
     (ModelStoreError, WireStatus(503, "server_error", "model_unavailable")),
     (GrammarsUnavailable, WireStatus(503, "server_error", "grammars_unavailable")),
+    (CrashNotKnown, WireStatus(404, "invalid_request_error", "crash_not_known")),
+    (UsageUnavailable, WireStatus(503, "server_error", "usage_unavailable")),
     (ShuttingDown, WireStatus(503, "server_error", "shutting_down")),
     (UpstreamFailed, WireStatus(502, "server_error", "upstream_failed")),
     (UpstreamRefused, WireStatus(502, "server_error", "upstream_refused")),
@@ -99,6 +119,8 @@ def error_headers(error: GatewayError) -> dict[str, str]:
     """`Retry-After` (seconds) where trying again makes sense, and where an upload goes on."""
     if isinstance(error, UploadConflict):
         return {"upload-offset": str(error.offset)}
-    if isinstance(error, Overloaded | ModelNotPrepared | UpstreamsDown):
+    if isinstance(error, ApiKeyWrong):
+        return {"www-authenticate": "Bearer"}
+    if isinstance(error, Overloaded | RateLimited | ModelNotPrepared | UpstreamsDown | MemoryUnderPressure):
         return {"retry-after": str(error.retry_after_seconds)}
     return {"retry-after": "1"} if isinstance(error, ShuttingDown) else {}

@@ -155,3 +155,20 @@ async def test_the_root_says_what_this_is(client: httpx.AsyncClient) -> None:
     assert about.json()["name"] == "mlx-gateway"
     head = await client.head("/")
     assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_an_answer_goes_on_with_the_last_message(client: httpx.AsyncClient) -> None:
+    """The same in all protocols: the prompt ends with these words, and the answer is what comes behind them."""
+    body = GOOD | {"messages": [*HELLO, {"role": "assistant", "content": "Well then,"}]}
+    message = (await client.post("/v1/messages", json=body)).json()
+    alone = (await client.post("/v1/messages", json=GOOD)).json()
+    usages = [each["usage"]["input_tokens"] + each["usage"]["cache_read_input_tokens"] for each in (alone, message)]
+    assert usages[1] == usages[0] + 3
+    text = message["content"][0]["text"]
+    assert text
+    assert not text.startswith("Well")
+    chat = (await client.post("/v1/chat/completions", json=body | {"continue_final_message": True})).json()
+    assert chat["choices"][0]["message"]["content"] == text
+    assert chat["usage"]["prompt_tokens"] == usages[1]
+    ollama = body | {"stream": False, "options": {"temperature": 0, "num_predict": 6}}
+    assert (await client.post("/api/chat", json=ollama)).json()["message"]["content"] == text

@@ -1,7 +1,7 @@
 """What an answer must look like, by what is asked; and that a grammar of it takes and leaves the right answers."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from gateway.chat.output_format import OutputFormat
 from gateway.chat.output_parser import CallArguments, CallBegan
 from gateway.chat.reasoning import ReasoningMarks
 from gateway.chat.tool_calls.dialect import ToolDialect
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.gemma4 import Gemma4
 from gateway.chat.tool_calls.harmony import Harmony
 from gateway.chat.tool_calls.hermes import Hermes
@@ -54,6 +55,13 @@ def shape(
     return answer_shape(output, Conversation(ASK, **asked), form, prompt_end)
 
 
+class Unwritten(Gemma4):
+    """Calls that no grammar writes."""
+
+    def written(self, tools: Sequence[Tool], *, parallel: bool) -> None:
+        return None
+
+
 Takes = Callable[[Shape | None, str], bool]
 
 
@@ -83,7 +91,7 @@ def takes(demo_folder: Path) -> Iterator[Takes]:
         {"reasoning": THINK, "prompt_end": CLOSED, "thinking": Thinking(enabled=False)},
         {"reasoning": THINK, "thinking": Thinking(enabled=True)},
         {"thinking": Thinking(enabled=False, budget_tokens=0)},
-        {"calls": Gemma4(), "tools": TOOLS},
+        {"calls": Unwritten(), "tools": TOOLS},
     ],
 )
 def test_an_answer_that_may_be_anything_needs_no_grammar(asked: dict[str, Any]) -> None:
@@ -233,7 +241,7 @@ def test_reasoning_ends_with_its_budget(takes: Takes) -> None:
 
 def test_what_no_grammar_can_write_is_not_promised() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        shape(calls=Gemma4(), tools=TOOLS, tool_choice=ToolChoice("required"))
+        shape(calls=Unwritten(), tools=TOOLS, tool_choice=ToolChoice("required"))
     assert caught.value.param == "tool_choice"
 
 
@@ -241,7 +249,7 @@ IM_START, REPO_NAME = "<|im_start|>", "<repo_name>"  # special tokens of the dem
 COMPOSED = ReasoningMarks(f"{IM_START}thought", "<file_sep>", (IM_START, "<file_sep>"))
 
 
-class Framing(Gemma4):
+class Framing(Unwritten):
     """A dialect whose marks are special tokens of the demo model."""
 
     opening = REPO_NAME
@@ -271,11 +279,11 @@ def test_marks_of_more_than_one_token(takes: Takes) -> None:
     assert not takes(opened, "yes")
 
 
-class FramedGemma(Framing):
+class FramedCalls(Lfm2):
     """The same with a frame around every answer, and calls that a grammar writes."""
 
-    frames_every_answer = True
-    syntax = Lfm2.syntax
+    frame = Frame("<|channel|>final<|message|>")
+    opening, closing = Framing.opening, Framing.closing
 
 
 def test_calls_that_no_grammar_writes_are_not_opened_where_they_are_unwanted(takes: Takes) -> None:
@@ -288,13 +296,13 @@ def test_calls_that_no_grammar_writes_are_not_opened_where_they_are_unwanted(tak
 def test_a_strict_tool_whose_calls_no_grammar_writes_is_refused() -> None:
     strict = replace(TOOLS[0], strict=True, param="tools[0].function.parameters")
     with pytest.raises(UnsupportedParameter, match="strict") as caught:
-        shape(calls=Gemma4(), tools=(strict,))
+        shape(calls=Unwritten(), tools=(strict,))
     assert caught.value.param == strict.param
-    assert shape(calls=Gemma4(), tools=(strict,), tool_choice=ToolChoice("none")) is not None
+    assert shape(calls=Unwritten(), tools=(strict,), tool_choice=ToolChoice("none")) is not None
 
 
 def test_calls_in_framed_answers_are_right(takes: Takes) -> None:
-    asked = shape(calls=FramedGemma(), tools=TOOLS)
+    asked = shape(calls=FramedCalls(), tools=TOOLS)
     assert takes(asked, f'I look.{IM_START} Then{REPO_NAME}[read(path="a")]{IM_START} Done.')
     assert not takes(asked, f'I look.{REPO_NAME}[write(path="a")]{IM_START}')
 
@@ -323,6 +331,57 @@ def test_calls_in_channels(takes: Takes) -> None:
     unwanted = shape(calls=calls, tools=TOOLS, tool_choice=ToolChoice("none"))
     assert takes(unwanted, said)
     assert not takes(unwanted, written("read"))
+
+
+THOUGHT = f"{IM_START}analysis{REPO_NAME}Hm.<|end|><|start|>assistant"
+
+
+class ShortFrame(ShortHarmony):
+    frame = Frame(
+        f"{IM_START}final{REPO_NAME}",
+        thought=ReasoningMarks(f"{IM_START}analysis{REPO_NAME}", "<|end|><|start|>assistant", (IM_START, REPO_NAME)),
+    )
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS])
+def test_a_form_is_the_words_of_a_framed_answer(takes: Takes, tools: tuple[Tool, ...]) -> None:
+    asked = shape(calls=ShortFrame(), tools=tools, form=FORM)
+    final = f"{IM_START}final{REPO_NAME}yes"
+    assert takes(asked, final)
+    assert takes(asked, THOUGHT + final)
+    assert not takes(asked, "yes")
+    assert not takes(asked, f"{IM_START}final{REPO_NAME}I am")
+    assert not takes(asked, THOUGHT + THOUGHT + final)
+
+
+def test_a_frame_with_an_end_is_closed(takes: Takes) -> None:
+    class Closed(ShortHarmony):
+        frame = Frame(IM_START, REPO_NAME)
+
+    assert takes(shape(calls=Closed(), form=FORM), f"{IM_START}yes{REPO_NAME}")
+    assert not takes(shape(calls=Closed(), form=FORM), f"{IM_START}yes")
+    assert takes(shape(calls=Closed(), form=FORM, prompt_end=f"Answer:{IM_START}"), f"yes{REPO_NAME}")
+
+
+def test_framed_reasoning_has_its_budget(takes: Takes) -> None:
+    limited = shape(calls=ShortFrame(), thinking=Thinking(budget_tokens=3))
+    words = f"{IM_START}final{REPO_NAME}Yes."
+    assert takes(limited, THOUGHT + words)
+    assert takes(limited, words)
+    assert not takes(limited, THOUGHT.replace("Hm.", "one two three four five six") + words)
+    assert not takes(limited, THOUGHT + THOUGHT + words)
+    unwanted = shape(calls=ShortFrame(), thinking=Thinking(enabled=False))
+    assert takes(unwanted, words)
+    assert not takes(unwanted, THOUGHT + words)
+    assert shape(calls=ShortFrame()) is None
+
+
+def test_a_forced_call_may_be_thought_about(takes: Takes) -> None:
+    forced = shape(calls=ShortFrame(), tools=TOOLS, tool_choice=ToolChoice("required"))
+    call = f'{IM_START}commentary to=functions.read <|constrain|>json{REPO_NAME}{{"path": "a"}}'
+    assert takes(forced, call)
+    assert takes(forced, THOUGHT + call)
+    assert not takes(forced, f"{THOUGHT}{IM_START}final{REPO_NAME}Yes.")
 
 
 def test_calls_after_the_first_are_left_out_where_one_is_wished() -> None:

@@ -72,6 +72,15 @@ async def test_later_system_messages_are_the_users_where_they_stand(builders: di
     assert "user\nA\n\nS<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n<start_of_turn>user\nT\n\nC<end" in text
 
 
+async def test_an_assistant_that_speaks_first_answers_an_empty_turn(builders: dict[str, PromptBuilder]) -> None:
+    messages = [Message("assistant", "Hello"), Message("user", "A")]
+    assert await written(builders["mistral"], messages) == "[INST][/INST]Hello</s>[INST]A[/INST]"
+    assert "user\n<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>" in await written(
+        builders["gemma3"], messages
+    )
+    assert "<|im_start|>user\n<|im_end|>" not in await written(builders["qwen3"], messages)
+
+
 async def test_text_behind_tool_results_goes_into_the_last_of_them(builders: dict[str, PromptBuilder]) -> None:
     """As Claude Code sends it, in one message with the results."""
     messages = [Message("user", "A"), CALLING, Message("tool", "1"), Message("tool", "2"), Message("user", "B")]
@@ -106,16 +115,19 @@ ROUNDS = st.lists(
 
 
 @settings(max_examples=100, deadline=None)
-@given(begins_with_system=st.booleans(), rounds=ROUNDS)
+@given(begins_with_system=st.booleans(), greeted=st.booleans(), rounds=ROUNDS)
 @pytest.mark.parametrize("template", ["gemma3", "no system", "mistral"])
 async def test_a_conversation_that_grows_begins_with_what_it_was(
     builders: dict[str, PromptBuilder],
     template: str,
     begins_with_system: bool,
+    greeted: bool,
     rounds: list[tuple[list[tuple[str, ...]], str]],
 ) -> None:
     """Every turn is written once, in its order, whatever the roles; and earlier ones stay where they were."""
     messages = [Message("system", "#0 ")] if begins_with_system else []
+    if greeted:
+        messages.append(Message("assistant", f"#{len(messages)} "))
     last = ""
     for others, asked in rounds:
         for role in [*(role for roles in [("user",), *others] for role in roles), asked]:

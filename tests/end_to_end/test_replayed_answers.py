@@ -69,3 +69,28 @@ def test_answers_are_known_to_their_own_key_only(client: openai.OpenAI, key: str
     assert following.usage.prompt_tokens_details
     known = (following.usage.prompt_tokens_details.cached_tokens or 0) >= answer.usage.total_tokens - 2
     assert known == (key == "none")
+
+
+def test_an_answer_that_the_client_began_is_known_whole(client: openai.OpenAI) -> None:
+    question: ChatCompletionMessageParam = {"role": "user", "content": f"Be exact. {QUESTION['content']}"}
+    headers = {"x-session-id": "begun"}
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[question, {"role": "assistant", "content": "The capital of"}],
+        temperature=0,
+        max_tokens=60,
+        extra_body={"continue_final_message": True},
+        extra_headers=headers,
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage
+    whole = "The capital of" + (answer.choices[0].message.content or "")
+    following = client.chat.completions.create(
+        model=MODEL,
+        messages=[question, {"role": "assistant", "content": whole}, {"role": "user", "content": "And of Italy?"}],
+        max_tokens=1,
+        extra_headers=headers,
+    )
+    assert following.usage
+    assert following.usage.prompt_tokens_details
+    assert (following.usage.prompt_tokens_details.cached_tokens or 0) >= answer.usage.total_tokens - 2

@@ -748,3 +748,45 @@ def test_what_was_compiled_is_known_without_compiling(compiler: GrammarCompiler)
     grammar = Grammar("regex", "known[0-9]")
     assert compiler.known(grammar) is None
     assert compiler.compile(grammar) is compiler.known(grammar)
+
+
+class TestEscapes:
+    """Of characters that need none: a model that begins one must be able to end it."""
+
+    @pytest.mark.parametrize("value", ["\\u00e9", "\\u0041", "\\ud83d\\ude00", "\\u001b", "\\n", "é"])
+    @pytest.mark.parametrize("string", [{"type": "string"}, {"type": "string", "maxLength": 3}, {}], ids=str)
+    def test_any_character_may_be_written_so(
+        self, side: Any, compiler: GrammarCompiler, string: Any, value: str
+    ) -> None:
+        grammar = compiler.compile(schema_grammar(arguments({"a": string}, ["a"])))
+        assert accepts(side, grammar, f'{{"a": "{value}"}}')
+
+    @pytest.mark.parametrize("half", ["\\ud83d", "\\ude00", "\\ud83dx", "\\ud83d\\u0041"])
+    def test_halves_of_characters_are_none(self, side: Any, compiler: GrammarCompiler, half: str) -> None:
+        grammar = compiler.compile(schema_grammar(arguments({"a": {"type": "string"}}, ["a"])))
+        assert not accepts(side, grammar, f'{{"a": "{half}"}}')
+
+    def test_lengths_count_characters(self, side: Any, compiler: GrammarCompiler) -> None:
+        grammar = compiler.compile(schema_grammar(arguments({"a": {"type": "string", "maxLength": 1}}, ["a"])))
+        assert accepts(side, grammar, '{"a": "\\u00e9"}')
+        assert not accepts(side, grammar, '{"a": "\\u00e9a"}')
+
+    @pytest.mark.parametrize(
+        "limited",
+        [
+            {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?s:.*)$"}}, "required": ["a"]},
+            {"type": "object", "patternProperties": {"^a": {"type": "string"}}, "additionalProperties": False},
+        ],
+        ids=str,
+    )
+    def test_beside_a_pattern_characters_stand_for_themselves(
+        self, side: Any, compiler: GrammarCompiler, limited: Any
+    ) -> None:
+        """No `\\u` begins, for it could only end as another character."""
+        grammar = compiler.compile(schema_grammar(limited))
+        assert accepts(side, grammar, '{"a": "é\\n"}')
+        beginning = text_tokens(side, '{"a": "')
+        u = text_tokens(side, "\\u")
+        _, masks = grammar.start().masks_along(beginning)
+        assert not accepts(side, grammar, '{"a": "\\u0007"}')
+        assert len(u) > 1 or not allows(masks[-1], u[0])

@@ -203,3 +203,9 @@ def test_the_refusal_names_the_prompt_as_the_client_does() -> None:
     with pytest.raises(RequestTooLarge, match=r"Shorten the prompt: ") as refused:
         model_memory(20 * MIB).admission.check(prompt_tokens=9000, max_tokens=16, choices=1, prompt_field="prompt")
     assert refused.value.param == "prompt"
+
+
+def test_the_refusal_names_the_length_of_an_answer_as_the_client_does() -> None:
+    with pytest.raises(RequestTooLarge, match=r"Set max_output_tokens to at most 792") as refused:
+        model_memory(20 * MIB).admission.check(1000, 4000, 1, "input", "max_output_tokens")
+    assert refused.value.param == "max_output_tokens"

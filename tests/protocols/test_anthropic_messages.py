@@ -1,5 +1,6 @@
 """The messages request's shapes: what is understood, and which field an error names."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -298,7 +299,7 @@ def test_an_error_names_the_field(fields: dict[str, Any], param: str) -> None:
     [
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
         ({"container": "c"}, "container"),
-        ({"messages": [HELLO, {"role": "assistant", "content": "{"}]}, "messages[1]"),
+        ({"messages": [HELLO, {"role": "assistant", "content": [CALL]}]}, "messages[1]"),
         ({"system": [IMAGE]}, "system[0]"),
         ({"messages": [{"role": "user", "content": [text("a"), IMAGE]}]}, "messages[0].content[1]"),
         ({"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]}, "messages[0].content[0]"),
@@ -314,3 +315,28 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
 
 def test_nothing_of_these_is_no_refusal() -> None:
     assert understood(mcp_servers=[], container=None, metadata=None, betas=["x"], context_management={}) == understood()
+
+
+def test_a_last_message_of_the_assistants_begins_the_answer() -> None:
+    begun = conversation(messages=[HELLO, {"role": "assistant", "content": "Well"}])
+    assert begun == replace(conversation(messages=[HELLO]), begun=Message("assistant", "Well"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [HELLO, {"role": "assistant", "content": "Well "}]}, "messages[1]"),
+        ({"messages": [{"role": "assistant", "content": "Well"}]}, "messages[0]"),
+        (
+            {
+                "messages": [HELLO, {"role": "assistant", "content": "Well"}],
+                "thinking": {"type": "enabled", "budget_tokens": 1024},
+            },
+            "thinking",
+        ),
+    ],
+)
+def test_what_begins_no_answer_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        understood(**fields)
+    assert caught.value.param == param

@@ -10,6 +10,7 @@
 import json
 from collections.abc import Sequence
 
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.json_calls import MarkedJson
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, arguments, listed
 from gateway.generation.grammar import Exactly, InOrder, OneOf, Shape
@@ -20,7 +21,7 @@ class CommandR(MarkedJson):
     opening = "<|START_ACTION|>"
     closing = "<|END_ACTION|>"
     ignored = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
-    frames_every_answer = True
+    frame = Frame("<|START_RESPONSE|>", "<|END_RESPONSE|>")
 
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
         calls = listed(any_of(tools, _call), ",\n    ", parallel=parallel)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.chat.output_parser import OutputParser
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.written_calls import WrittenCalls
 from gateway.generation.request import Tool
 
@@ -16,8 +17,8 @@ class ToolDialect(Protocol):
         """Those whose text the parser must see, though they are no text for the reader."""
 
     @property
-    def frames_every_answer(self) -> bool:
-        """Whether there is markup also in an answer that may call nothing."""
+    def frame(self) -> Frame | None:
+        """Of a dialect with markup also in an answer that calls nothing."""
 
     @property
     def call_begins(self) -> Sequence[str]:

@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 
 from gateway.chat.output_parser import OutputParser
+from gateway.chat.reasoning import ReasoningMarks
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.json_values import copy_arguments
 from gateway.chat.tool_calls.reading import Reader, Reading, ReadingParser, nowhere
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, arguments
-from gateway.generation.grammar import Exactly, FreeText, InOrder, Shape
+from gateway.generation.grammar import Exactly, InOrder, Shape
 from gateway.generation.request import Tool
 
 RECIPIENT = re.compile(r"\bto=([^\s<]+)")
@@ -28,8 +30,9 @@ class Harmony:
     opening = "<|message|>"
     closing = "<|call|>"
     ends = ("<|end|>", "<|return|>", closing)
-    special_tokens: Sequence[str] = (start, channel, constrain, opening, *ends)
-    frames_every_answer = True
+    special_tokens: tuple[str, ...] = (start, channel, constrain, opening, *ends)
+    thought = ReasoningMarks(f"{channel}analysis{opening}", f"{ends[0]}{start}assistant", special_tokens)
+    frame = Frame(f"{channel}final{opening}", thought=thought)
     call_begins: Sequence[str] = (f"{channel}commentary to=", f"{channel}analysis to=", f"{start}assistant to=")
 
     def is_spoken_by(self, template: str) -> bool:
@@ -45,13 +48,7 @@ class Harmony:
             marks = (Exactly(self.constrain), Exactly("json"), Exactly(self.opening))
             return InOrder((Exactly(f"commentary to=functions.{tool.name} "), *marks, arguments(tool)))
 
-        thought = InOrder(
-            (
-                *(Exactly(self.channel), Exactly("analysis"), Exactly(self.opening), FreeText(until=self.ends[0])),
-                *(Exactly(self.start), Exactly("assistant")),
-            )
-        )
-        return WrittenCalls(self.channel, any_of(tools, call), thought=thought)
+        return WrittenCalls(self.channel, any_of(tools, call))
 
     def _read(self, reader: Reader, *, may_call: bool) -> Reading[None]:
         while (yield from reader.say_until((self.start, self.channel, self.opening))):

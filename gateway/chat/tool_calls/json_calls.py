@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from gateway.chat.output_parser import OutputParser
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.json_values import copy_arguments, copy_value, read_string
 from gateway.chat.tool_calls.reading import Reader, Reading, ReadingParser, nowhere
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, listed
@@ -23,7 +24,7 @@ class MarkedJson:
     opening: str
     closing: str = ""
     ignored: tuple[str, ...] = ()
-    frames_every_answer = False
+    frame: Frame | None = None
 
     @property
     def special_tokens(self) -> tuple[str, ...]:

@@ -5,8 +5,12 @@
 """
 
 import re
+from collections.abc import Sequence
 
 from gateway.chat.tool_calls.named_json import NamedJson
+from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, arguments, numbered
+from gateway.generation.grammar import Exactly, InOrder, Shape
+from gateway.generation.request import Tool
 
 NUMBER = re.compile(r":\d+$")
 
@@ -24,6 +28,13 @@ class KimiK2(NamedJson):
     def name_in(self, header: str) -> str:
         return NUMBER.sub("", super().name_in(header)).removeprefix("functions.")
 
-    def header(self, name: str) -> str:
-        # The number is part of an id, which templates make anew; one grammar cannot count.
-        return f"functions.{name}:0"
+    def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
+        def numbered_call(number: Shape) -> Shape:
+            def named(tool: Tool) -> Shape:
+                head = (Exactly(f"functions.{tool.name}:"), number, Exactly(self.separator))
+                return InOrder((*head, arguments(tool), Exactly(self.closing)))
+
+            return InOrder((Exactly(self.opening), any_of(tools, named)))
+
+        begins, ends = self.sections
+        return WrittenCalls(begins, InOrder((numbered(numbered_call, 0, parallel=parallel), Exactly(ends))))

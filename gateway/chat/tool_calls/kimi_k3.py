@@ -8,12 +8,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.tagged_calls import DECLARED_KINDS, TaggedCalls
-from gateway.chat.tool_calls.typed_values import Kinds
-from gateway.chat.tool_calls.written_calls import WrittenCalls
+from gateway.chat.tool_calls.typed_values import NUMBERS, Kinds, kinds_of
+from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, members, numbered
+from gateway.chat.tool_calls.written_parameters import Parameter, written
+from gateway.generation.grammar import Exactly, InOrder, OneOf, Shape
 from gateway.generation.request import Tool
 
+OPEN, SEP, CLOSE = "<|open|>", "<|sep|>", "<|close|>"
 TYPE = re.compile(r'\btype="(\w+)"')
 
 
@@ -28,8 +33,8 @@ class KimiK3(TaggedCalls):
     key_opens = "<|open|>argument "
     key_closes = "<|sep|>"
     value_closes = "<|close|>argument<|sep|>"
-    special_tokens = ("<|open|>", "<|sep|>", "<|close|>", "<|end_of_msg|>")
-    frames_every_answer = True
+    special_tokens = (OPEN, SEP, CLOSE, "<|end_of_msg|>")
+    frame = Frame(*sections[:2])
 
     @property
     def call_begins(self) -> Sequence[str]:
@@ -46,4 +51,50 @@ class KimiK3(TaggedCalls):
         return DECLARED_KINDS.get(declared[1], schema) if declared else schema
 
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
-        return None  # calls stand in a frame with the words, and each has a number
+        """The calls of a section. All marks are in parts, which are special tokens of Kimi K3."""
+
+        def numbered_call(number: Shape) -> Shape:
+            def named(tool: Tool) -> Shape:
+                head = (Exactly(f'call tool="{_attribute(tool.name)}" index="'), number, Exactly('"'), Exactly(SEP))
+                required, optional = written(tool, self._written_parameter)
+                return InOrder((*head, members(required, optional), *_tag(CLOSE, "call")))
+
+            return InOrder((Exactly(OPEN), any_of(tools, named)))
+
+        calls = numbered(numbered_call, 1, parallel=parallel)
+        return WrittenCalls(OPEN, InOrder((Exactly("tools"), Exactly(SEP), calls, *_tag(CLOSE, "tools"))))
+
+    def _written_parameter(self, parameter: Parameter) -> Shape:
+        """Of each type that it may have."""
+        return OneOf(tuple(self._of_type(parameter, name) for name in _types(parameter)))
+
+    def _of_type(self, parameter: Parameter, name: str) -> Shape:
+        head = Exactly(f'argument key="{_attribute(parameter.name)}" type="{name}"')
+        value = _narrowed(parameter, name).text("", CLOSE, ())
+        return InOrder((Exactly(OPEN), head, Exactly(SEP), value, Exactly("argument"), Exactly(SEP)))
+
+
+def _types(parameter: Parameter) -> Sequence[str]:
+    """Integers are numbers."""
+    return sorted({"number" if kind == "integer" else kind for kind in parameter.kinds})
+
+
+def _narrowed(parameter: Parameter, name: str) -> Parameter:
+    """The same, with values of this type only."""
+    kinds = parameter.kinds & (NUMBERS if name == "number" else {name})
+    if len(kinds) == len(parameter.kinds):
+        return parameter
+    schema = parameter.schema if isinstance(parameter.schema, dict) else {}
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(values, list):
+        return replace(parameter, schema={"enum": [each for each in values if kinds_of(each) & kinds]}, kinds=kinds)
+    named = "integer" if "number" not in kinds and name == "number" else name
+    return replace(parameter, schema=schema | {"type": named}, kinds=kinds)
+
+
+def _tag(mark: str, name: str) -> Sequence[Shape]:
+    return (Exactly(mark), Exactly(name), Exactly(SEP))
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;")

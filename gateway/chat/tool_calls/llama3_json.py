@@ -22,7 +22,7 @@ class Llama3Json:
     separator = ";"
     marks = (opening, "<|python_start|>", "<|python_end|>")
     special_tokens = marks
-    frames_every_answer = False
+    frame = None
     call_begins = ()
 
     def is_spoken_by(self, template: str) -> bool:

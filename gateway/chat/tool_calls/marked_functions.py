@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from gateway.chat.output_parser import OutputParser
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.function_calls import CallSyntax, read_functions
-from gateway.chat.tool_calls.literals import PYTHON_QUOTES
 from gateway.chat.tool_calls.reading import Reader, Reading, ReadingParser
 from gateway.chat.tool_calls.typed_values import ParameterKinds
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, listed
@@ -21,7 +21,7 @@ class MarkedFunctions:
     prefix: str = ""
     separator: str = ", "
     syntax: CallSyntax
-    frames_every_answer = False
+    frame: Frame | None = None
 
     @property
     def special_tokens(self) -> Sequence[str]:
@@ -39,9 +39,7 @@ class MarkedFunctions:
         return ReadingParser(self.special_tokens, lambda reader: self._read(reader, kinds))
 
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
-        """In brackets, with values as JSON; a dialect with strings of its own has none that a grammar could write."""
-        if self.syntax.quotes != PYTHON_QUOTES:
-            return None
+        """In brackets, with values as JSON."""
         calls = listed(any_of(tools, function), self.separator, parallel=parallel)
         begins, ends = ("\n", "\n") if "\n" in self.separator else ("[", "]")
         return WrittenCalls(self.opening, InOrder((Exactly(begins), calls, Exactly(ends), Exactly(self.closing))))

@@ -17,7 +17,7 @@ class NamedJson:
     opening: str
     separator: str
     closing: str = ""
-    frames_every_answer = False
+    frame = None
 
     @property
     def special_tokens(self) -> Sequence[str]:
@@ -37,13 +37,9 @@ class NamedJson:
         """Of all that stands between the opening and the arguments."""
         return header.split(self.separator)[0].strip()
 
-    def header(self, name: str) -> str:
-        """What is written between the opening and the separator."""
-        return name
-
     def written(self, tools: Sequence[Tool], *, parallel: bool) -> WrittenCalls | None:
         def named(tool: Tool) -> Shape:
-            marks = (Exactly(self.header(tool.name)), Exactly(self.separator))
+            marks = (Exactly(tool.name), Exactly(self.separator))
             return InOrder((*marks, arguments(tool), *([Exactly(self.closing)] if self.closing else [])))
 
         call = any_of(tools, named)

@@ -23,7 +23,7 @@ class Pythonic:
     closing = "]"
     marks = ("<|python_start|>", "<|python_end|>")
     special_tokens = marks
-    frames_every_answer = False
+    frame = None
     call_begins = ()
 
     def is_spoken_by(self, template: str) -> bool:

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.chat.output_parser import OutputParser
+from gateway.chat.tool_calls.frame import Frame
 from gateway.chat.tool_calls.json_calls import read_calls
 from gateway.chat.tool_calls.reading import Give, Reader, Reading, ReadingParser, nowhere
 from gateway.chat.tool_calls.typed_values import ANY, STRING, Kinds, ObjectWriter, ParameterKinds, TypedValue
 from gateway.chat.tool_calls.written_calls import WrittenCalls, any_of, members
 from gateway.chat.tool_calls.written_parameters import Parameter, written
-from gateway.generation.grammar import Exactly, InOrder, Shape, Space
+from gateway.generation.grammar import Exactly, FreeText, InOrder, OneOf, Shape, Space
 from gateway.generation.request import Tool
 
 QUOTED = re.compile(r"""\s*(?:[\w-]+\s*=\s*)?(?:"([^"]*)"|'([^']*)')""")
@@ -36,7 +38,7 @@ class TaggedCalls:
     between: str = "\n"  # what is written between tags
     has_cdata = False  # a value may be written as `<![CDATA[VALUE]]>`
     special_tokens: Sequence[str] = ()
-    frames_every_answer = False
+    frame: Frame | None = None
 
     @property
     def call_begins(self) -> Sequence[str]:
@@ -86,7 +88,15 @@ class TaggedCalls:
         head: tuple[Shape, ...] = (Space(), Exactly(self.key_opens + self.key_of(parameter) + self.key_closes))
         if self.value_opens:
             head = (*head, Space(), Exactly(self.value_opens))
-        return InOrder((*head, parameter.text(self.padding, self.value_closes, self._forgotten)))
+        return InOrder((*head, self._written_value(parameter)))
+
+    def _written_value(self, parameter: Parameter) -> Shape:
+        """Up to and with its closing, which may stand within CDATA."""
+        value = parameter.text(self.padding, self.value_closes, self._forgotten)
+        if not self.has_cdata or not isinstance(value, FreeText):
+            return value
+        quoted = InOrder((Exactly(CDATA[0]), FreeText(until=CDATA[1]), Exactly(self.value_closes)))
+        return OneOf((quoted, replace(value, not_beginning=(CDATA[0],))))
 
     @property
     def _forgotten(self) -> Sequence[str]:

@@ -70,7 +70,7 @@ def _kinds(schema: Any, root: dict[str, Any], walk: _Walk, depth: int = 0) -> Ki
             kinds = frozenset().union(*(_kinds(branch, root, walk, depth + 1) for branch in branches[:MOST_NODES]))
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     if not kinds and isinstance(values, list):
-        kinds = frozenset(kind for value in values[:MOST_NODES] for kind in _kinds_of(value))
+        kinds = frozenset(kind for value in values[:MOST_NODES] for kind in kinds_of(value))
     if not kinds and isinstance(reference := schema.get("$ref"), str) and reference not in walk.references:
         walk.references.add(reference)
         kinds = _kinds(_referenced(reference, root), root, walk, depth + 1)
@@ -84,7 +84,7 @@ def _referenced(reference: str, root: dict[str, Any]) -> Any:
     return found
 
 
-def _kinds_of(value: Any) -> Kinds:
+def kinds_of(value: Any) -> Kinds:
     match value:
         case None:
             return frozenset({"null"})
@@ -125,7 +125,7 @@ def _kinds_of_json(text: str) -> Kinds:
     if text.startswith('"'):
         return frozenset()
     try:
-        return _kinds_of(json.loads(text, parse_constant=refuse_constant))
+        return kinds_of(json.loads(text, parse_constant=refuse_constant))
     except (ValueError, RecursionError):
         return frozenset()
 

@@ -9,6 +9,9 @@ from gateway.generation.grammar import Exactly, InOrder, OneOf, Preferably, Repe
 from gateway.generation.request import Grammar, Tool
 
 ANY_OBJECT = Grammar("json_object")
+NUMBERED_CALLS = 8
+"""In one answer, whose numbers are forced; the model counts the others itself."""
+
 SAYS_THE_TYPE = ("type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const")
 
 
@@ -18,9 +21,8 @@ class WrittenCalls:
 
     With a `separator` an answer may have more blocks, without one a block holds all its calls. The grammar takes over
     at the opening; a dialect whose opening is common in texts begins its answer with it, and `marks` tell what no
-    other answer begins with. Where nothing but calls is asked for, a `thought` may come first. Calls that are bare
-    JSON come `beside_json` as JSON throughout: a grammar looks for its longest word, which would hide a form that
-    begins as they do.
+    other answer begins with. Calls that are bare JSON come `beside_json` as JSON throughout: a grammar looks for its
+    longest word, which would hide a form that begins as they do.
     """
 
     opening: str
@@ -28,7 +30,6 @@ class WrittenCalls:
     separator: str | None = None
     marks: tuple[str, ...] = ()
     beside_json: Shape | None = None
-    thought: Shape | None = None
 
     @property
     def only_first(self) -> bool:
@@ -37,10 +38,9 @@ class WrittenCalls:
     def alone(self, *, parallel: bool) -> Shape:
         """An answer of calls and nothing else; in `parallel`, of one or more."""
         block = InOrder((Exactly(self.opening), self.rest))
-        first = InOrder((maybe(self.thought), block)) if self.thought else block
         if self.separator is None or not parallel:
-            return first
-        return InOrder((first, Repeated(InOrder((Exactly(self.separator), block)))))
+            return block
+        return InOrder((block, Repeated(InOrder((Exactly(self.separator), block)))))
 
 
 def arguments(tool: Tool) -> Shape:
@@ -95,6 +95,18 @@ def any_of(tools: Sequence[Tool], call: Callable[[Tool], Shape] = json_call) -> 
 def listed(call: Shape, separator: str, *, parallel: bool) -> Shape:
     """One call, or in `parallel` more of them."""
     return InOrder((call, Repeated(InOrder((Exactly(separator), call))))) if parallel else call
+
+
+def numbered(call: Callable[[Shape], Shape], first: int, *, parallel: bool) -> Shape:
+    """One call with this number, or in `parallel` more of them, numbered on as far as a grammar counts."""
+    if not parallel:
+        return call(Exactly(str(first)))
+    digit = OneOf(tuple(Exactly(str(value)) for value in range(10)))
+    last = first + NUMBERED_CALLS
+    following: Shape = Repeated(call(InOrder((digit, maybe(digit)))))
+    for number in range(last - 1, first, -1):
+        following = maybe(InOrder((call(Exactly(str(number))), following)))
+    return InOrder((call(Exactly(str(first))), following))
 
 
 def members(required: Sequence[Shape], optional: Sequence[Shape], separator: str = "") -> Shape:

@@ -45,7 +45,7 @@ class Parameter:
             return InOrder((Exactly(padding), bare, Exactly(padding + closing)))
         if "string" not in self.kinds:
             return InOrder((Space(), self.json(), Space(), Exactly(closing)))
-        if self.kinds == STRING and (expression := _expression(schema)):
+        if self.kinds == STRING and (expression := string_expression(schema)):
             text = Grammar("regex", expression, self.tool.param)
             return InOrder((Exactly(padding), text, Exactly(padding + closing)))
         return FreeText(until=closing, without=tuple(never))
@@ -125,7 +125,7 @@ def _bare(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _expression(schema: dict[str, Any]) -> str:
+def string_expression(schema: dict[str, Any]) -> str:
     """A regular expression for a string's limits, without `<`, which may begin a mark; nothing if it has none."""
     pattern = schema.get("pattern")
     if isinstance(pattern, str):

@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
 
 from gateway.chat.tool_calls.dialect import ToolDialect
+from gateway.chat.tool_calls.function_calls import CallSyntax
+from gateway.chat.tool_calls.gemma4 import Gemma4
+from gateway.chat.tool_calls.gemma_calls import GemmaCalls
 from gateway.chat.tool_calls.glm import Glm
+from gateway.chat.tool_calls.kimi_k2 import KimiK2
+from gateway.chat.tool_calls.kimi_k3 import KimiK3
 from gateway.chat.tool_calls.lfm2 import Lfm2
+from gateway.chat.tool_calls.literals import Quotes
 from gateway.chat.tool_calls.marked_functions import MarkedFunctions
+from gateway.chat.tool_calls.minicpm5 import MiniCpm5
 from gateway.chat.tool_calls.pythonic import Pythonic
 from gateway.chat.tool_calls.qwen3_coder import Qwen3Coder
 from gateway.chat.tool_calls.table import DIALECTS
@@ -20,6 +28,7 @@ from gateway.engine.grammar_compiler import GrammarCompiler
 from gateway.engine.grammar_form import llguidance_form
 from gateway.errors import UnsupportedParameter
 from gateway.generation.request import Tool
+from tests.agents_tools import SCHEMAS as AGENTS_SCHEMAS
 from tests.chat.tool_calls.readings import Call, read, understood
 from tests.random_answers import END, SECOND_END, random_answer
 
@@ -46,9 +55,6 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
 }
 TOOLS = [Tool(name, parameters=json.dumps(schema), strict=True) for name, schema in SCHEMAS.items()]
-WITHOUT = {"KimiK3", "Gemma4", "FunctionGemma"}
-"""Dialects whose calls no grammar writes."""
-
 BEGUN = {"Harmony": "<|channel|>commentary"}
 """Where an answer could begin with reasoning, from which a random walk does not come back."""
 
@@ -76,9 +82,6 @@ def test_what_is_written_is_read_as_valid_calls(dialect: ToolDialect, side: Any,
     special = set(side.tokenizer.all_special_ids)
     for parallel in (False, True):
         calls = dialect.written(TOOLS, parallel=parallel)
-        if name_of(dialect) in WITHOUT:
-            assert calls is None
-            continue
         assert calls is not None
         grammar = compiler.compile(calls.alone(parallel=parallel))
         for seed in range(8):
@@ -100,7 +103,10 @@ def test_arguments_of_a_shape_that_tags_cannot_enforce_are_refused_or_valid(
 ) -> None:
     schema = {"anyOf": [SCHEMAS["list_files"], {"type": "object", "maxProperties": 0}]}
     odd = Tool("odd", parameters=json.dumps(schema), strict=True, param="tools[3].function.parameters")
-    if isinstance(dialect, TaggedCalls | MarkedFunctions | Pythonic) and name_of(dialect) not in WITHOUT:
+    by_parameters = isinstance(dialect, TaggedCalls | MarkedFunctions | Pythonic) and not isinstance(
+        dialect, GemmaCalls
+    )
+    if by_parameters:
         with pytest.raises(UnsupportedParameter, match="anyOf") as caught:
             dialect.written([odd], parallel=False)
         assert caught.value.param == odd.param
@@ -175,3 +181,81 @@ def takes(side: Any, compiler: GrammarCompiler, dialect: ToolDialect, tool: Tool
     assert calls
     draft = [*side.tokenizer.encode(text, add_special_tokens=False), END]
     return compiler.compile(calls.alone(parallel=False)).start().masks_along(draft)[0] == len(draft)
+
+
+class ShortQuotes(Gemma4):
+    """From whose strings a random walk comes back."""
+
+    syntax = CallSyntax("{", ":", "}", Quotes(("<",), escapes=False))
+
+
+@pytest.mark.parametrize("name", AGENTS_SCHEMAS)
+def test_gemmas_calls_match_the_schemas_of_agents(name: str, side: Any, compiler: GrammarCompiler) -> None:
+    dialect = ShortQuotes()
+    schema = AGENTS_SCHEMAS[name]
+    tools = [Tool(name, parameters=json.dumps(schema), strict=True)]
+    calls = dialect.written(tools, parallel=False)
+    assert calls
+    grammar = compiler.compile(calls.alone(parallel=False))
+    for seed in range(2):
+        text = random_answer(
+            side, grammar.start(), seed, set(side.tokenizer.all_special_ids), hasten=("<", ",", "}", "]")
+        )
+        (call,) = understood(read(dialect, text, tools))
+        assert isinstance(call, Call), text
+        validator_for(schema, Draft202012Validator)(schema).validate(call.arguments)
+
+
+def test_text_within_cdata_may_hold_the_tag_that_closes_a_value(side: Any, compiler: GrammarCompiler) -> None:
+    tool = Tool("f", parameters='{"properties": {"a": {"type": "string"}}, "required": ["a"]}')
+    text = '<function name="f"><param name="a"><![CDATA[x</param>y]]></param></function>'
+    assert understood(read(MiniCpm5(), text, [tool])) == [Call("f", {"a": "x</param>y"})]
+    assert takes(side, compiler, MiniCpm5(), tool, text)
+    assert not takes(side, compiler, MiniCpm5(), tool, text.replace("]]>", ""))
+    assert takes(side, compiler, MiniCpm5(), tool, text.replace("<![CDATA[x</param>y]]>", "x"))
+
+
+@pytest.mark.parametrize(
+    ("dialect", "first"),
+    [
+        (KimiK2(), "<|tool_call_begin|>functions.f:{}<|tool_call_argument_begin|>{{}}<|tool_call_end|>"),
+        (KimiK3(), '<|open|>call tool="f" index="{}"<|sep|><|close|>call<|sep|>'),
+    ],
+    ids=["KimiK2", "KimiK3"],
+)
+def test_calls_are_numbered_on(dialect: ToolDialect, first: str, side: Any, compiler: GrammarCompiler) -> None:
+    tool = Tool("f")
+    calls = dialect.written([tool], parallel=True)
+    assert calls
+    grammar = compiler.compile(calls.alone(parallel=True))
+    begins, ends = {
+        "KimiK2": ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+        "KimiK3": ("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),
+    }[name_of(dialect)]
+    number = 0 if isinstance(dialect, KimiK2) else 1
+    for numbers, right in (
+        ((0, 1, 2), True),
+        ((0,), True),
+        ((1,), False),
+        ((0, 0), False),
+        ((0, 2), False),
+        (range(12), True),
+    ):
+        text = begins + "".join(first.format(number + each) for each in numbers) + ends
+        draft = [*side.tokenizer.encode(text, add_special_tokens=False), END]
+        assert (grammar.start().masks_along(draft)[0] == len(draft)) == right, text
+
+
+def test_parameters_of_kimi_k3_name_the_type_that_they_have(side: Any, compiler: GrammarCompiler) -> None:
+    either = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
+    tool = Tool("f", parameters=json.dumps({"properties": {"a": either}, "required": ["a"]}))
+
+    def call(kind: str, value: str) -> str:
+        argument = f'<|open|>argument key="a" type="{kind}"<|sep|>{value}<|close|>argument<|sep|>'
+        called = f'<|open|>call tool="f" index="1"<|sep|>{argument}<|close|>call<|sep|>'
+        return f"<|open|>tools<|sep|>{called}<|close|>tools<|sep|>"
+
+    assert takes(side, compiler, KimiK3(), tool, call("string", "3"))
+    assert takes(side, compiler, KimiK3(), tool, call("number", "3"))
+    assert not takes(side, compiler, KimiK3(), tool, call("number", "x"))
+    assert not takes(side, compiler, KimiK3(), tool, call("boolean", "true"))
