@@ -1,29 +1,24 @@
-"""Who may use the admin routes: programs on this machine, as long as there are no API keys.
+"""Who may change the server: keys with the scope admin, or, while no keys are needed, programs on this machine.
 
-A web page that a browser on this machine shows is no such program. It may send requests here, but they carry its
-origin; and a name that it has resolved to this machine (DNS rebinding) is not one of this machine's own.
+The middleware has already refused web pages and foreign host names of requests without a key (`security_guard`).
 """
-
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from gateway.errors import OperatorOnly
+from gateway.errors import OperatorOnly, ScopeMissing
+from gateway.security.caller import Caller, Scope
+from gateway.security.http_guard import is_loopback
 
 
 def operator_only(request: Request) -> None:
-    """Raises `OperatorOnly` for anybody on another machine, and for web pages that are not this server's own."""
-    headers = request.headers
-    here = request.client is not None and _is_loopback(request.client.host) and _is_loopback(request.url.hostname or "")
-    origin = headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
-    if not here or foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    """Raises `ScopeMissing` for other keys and `OperatorOnly` for anybody on another machine.
+
+    What is let in here and changes something is written to the audit log.
+    """
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller:
+        if not caller.may(Scope.ADMIN):
+            raise ScopeMissing(Scope.ADMIN)
+    elif request.client is None or not is_loopback(request.client.host):
         raise OperatorOnly
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    request.state.operator = True
