@@ -16,7 +16,14 @@ from gateway.engine.process_memory import ProcessMemory
 from gateway.engine.sliced_work import Slices
 from gateway.engine.token_stream import GeneratedToken, Starving, StepReport, TokenRequest, TokenStream
 from gateway.engine.worker_slot import WorkerSlot
-from gateway.errors import AdapterUnfit, GatewayError, GenerationFailed, Overloaded, ShuttingDown
+from gateway.errors import (
+    AdapterUnfit,
+    GatewayError,
+    GenerationFailed,
+    MemoryUnderPressure,
+    Overloaded,
+    ShuttingDown,
+)
 from gateway.generation.adapter import Adapter
 from gateway.hardware.blas import Blas
 from gateway.observability.metrics import ModelMetrics
@@ -30,6 +37,10 @@ log = logging.getLogger(__name__)
 
 FIRST_GUESS_SECONDS = 1.0
 """Between two requests' ends while the batch is full, before that was measured; for `Retry-After`."""
+
+
+PRESSURE_RETRY_SECONDS = 30
+"""Told to long requests while the machine is short of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +201,15 @@ class Engine:
             raise self._failure.with_traceback(None)  # shared by many requests: keep none of their frames
         if self._admission:
             self._admission.check(
-                len(request.prompt), request.reserved_tokens, len(request.seeds), request.prompt_field
+                len(request.prompt),
+                request.reserved_tokens,
+                len(request.seeds),
+                request.prompt_field,
+                request.answer_field,
             )
+        tokens, most = len(request.prompt) + request.reserved_tokens, self._memory.most_tokens
+        if most and tokens > most:
+            raise MemoryUnderPressure(tokens, most, PRESSURE_RETRY_SECONDS)
         rows = len(request.seeds)
         waiting = max(0, self._outstanding_rows - self._config.max_running)
         if self._outstanding_rows + rows > self._config.max_running + self._config.max_waiting:
@@ -247,7 +265,7 @@ class Engine:
             log.exception("a step's figures could not be noted")
         for ticket, reuse in report.reused:
             if outstanding := self._outstanding.get(ticket):
-                outstanding.stream.reuse = outstanding.stream.reuse or reuse
+                outstanding.stream.prompt_begins(reuse)
         for ticket, scores in report.prompt_scores:
             if outstanding := self._outstanding.get(ticket):
                 outstanding.stream.prompt_scored(scores)

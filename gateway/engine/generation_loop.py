@@ -91,7 +91,7 @@ class _Ticket:
         return sum(len(tokens) for tokens, _ in self.parts())
 
     def end_if_outgrown(self) -> None:
-        """Answers of unstated length that outgrew what was expected end with their next token."""
+        """Answers that outgrew what was expected end with their next token."""
         for row in self.rows.values():
             if len(row.tokens) > len(self.request.prompt) + self.request.reserved_tokens:
                 row.tokens_left = 1
@@ -154,7 +154,11 @@ class GenerationLoop:
         try:
             request.check_tokens(self._vocabulary)
             self._memory.admission.check(
-                len(request.prompt), request.reserved_tokens, len(request.seeds), request.prompt_field
+                len(request.prompt),
+                request.reserved_tokens,
+                len(request.seeds),
+                request.prompt_field,
+                request.answer_field,
             )
             if len(request.seeds) > self._row_limits.max_rows:
                 raise InvalidRequest(f"This model runs at most {self._row_limits.max_rows} choices at once.", "n")

@@ -28,6 +28,7 @@ class ProcessMemory:
 
     def __init__(self, config: HardwareConfig) -> None:
         self._config = config
+        self.most_tokens = 0  # of a request while memory is short; 0: any. Belongs to the event loop.
         self._ledger: MemoryLedger | None = None
 
     def ledger(self) -> MemoryLedger:

@@ -5,6 +5,7 @@
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ class TokenRequest:
     one of `end_tokens` (reason `stop`) or after `max_tokens` (reason `length`). Memory is set aside for
     `expected_tokens` of each answer (None: all of them); one that grows longer may have to wait for its neighbours.
     `message_ends` are places in the prompt from which a later one may go on otherwise: where its last messages end.
-    `prompt_field` is what the client calls the prompt. `adapter` is one that was loaded with the model. `score_prompt`:
-    log-probabilities are wanted of the prompt's tokens too; all of it is computed for that.
+    `prompt_field` is what the client calls the prompt, `answer_field` what it calls `max_tokens`. `adapter` is one that
+    was loaded with the model. `score_prompt`: log-probabilities are wanted of the prompt's tokens too; all of it is
+    computed for that.
     """
 
     prompt: list[int]
@@ -45,6 +47,7 @@ class TokenRequest:
     expected_tokens: int | None = None
     message_ends: tuple[int, ...] = ()
     prompt_field: str = "messages"
+    answer_field: str = "max_tokens"
     adapter: str = BASE
     score_prompt: bool = False
 
@@ -123,6 +126,7 @@ class TokenStream:
         self.ticket = ticket
         self.choices = choices
         self.reuse: Reuse | None = None  # of its prompt, known when its computation begins
+        self.began: float | None = None  # that moment, by `time.perf_counter()`
         self._prompt_scores: Sequence[TokenScores] | None = None
         self._unfinished = set(range(choices))
         self._cancel = cancel
@@ -134,6 +138,11 @@ class TokenStream:
     def complete(self) -> bool:
         """Nothing more will arrive."""
         return not self._unfinished or self._error is not None
+
+    def prompt_begins(self, reuse: Reuse) -> None:
+        """Again after the request was put back into the queue: the first time counts."""
+        if self.reuse is None:
+            self.reuse, self.began = reuse, time.perf_counter()
 
     def feed(self, token: GeneratedToken) -> None:
         if token.choice not in self._unfinished:

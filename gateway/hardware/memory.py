@@ -97,6 +97,11 @@ def cgroup_limit(mounted_at: Path = Path("/sys/fs/cgroup"), membership: Path = P
     return min(limits, default=None)
 
 
+def device_info() -> dict[str, str | int]:
+    """What mlx says of the device: its name, and on Metal the working set it recommends."""
+    return dict(mx.device_info())
+
+
 def read_memory() -> MemoryReading:
     """What mlx holds now and held at most since the last call."""
     active = mx.get_active_memory()
@@ -113,6 +118,9 @@ def limit_allocator(budget_bytes: int) -> int:
     GPU) drops freed buffers first, but it never refuses. Only admission keeps the process within the budget.
     """
     mx.set_memory_limit(budget_bytes)
+    if mx.metal.is_available():
+        # The system may not page out what fits here. More than it recommends would be an error.
+        mx.set_wired_limit(min(budget_bytes, int(mx.device_info()["max_recommended_working_set_size"])))
     limit = budget_bytes // CACHE_SHARE
     before = mx.set_cache_limit(limit)
     if before < limit:

@@ -89,6 +89,7 @@ class PrefixCaches:
         self._config = config.cache
         self._post = post
         self._ram: RamTier | None = None
+        self._squeezed = False
         self._open: dict[str, PrefixCache] = {}
         self._names: dict[str, set[str]] = {}  # under which a model and its adapters have caches
         self._disk = self._start_disk(config) if self._config.enabled and self._config.disk_bytes else None
@@ -165,6 +166,18 @@ class PrefixCaches:
         if self._disk and not model_id:
             self._disk.remove(None)
         return before - (self._ram.nbytes if self._ram else 0)
+
+    def squeeze(self, *, squeezed: bool) -> int:
+        """Memory keeps half of what it may, from now on or no longer. What leaves it stays on disk.
+
+        Returns the bytes given up.
+        """
+        self._squeezed = squeezed
+        if not self._ram or not squeezed:
+            return 0
+        before = self._ram.nbytes
+        self._ram.give_up(before - self._ram.room_bytes)
+        return before - self._ram.nbytes
 
     def describe(self) -> CacheUse:
         models = [
@@ -243,7 +256,8 @@ class PrefixCaches:
         if self._ram is None:
             limit = self._config.ram_bytes or ledger.budget_bytes // RAM_SHARE
             self._ram = RamTier(
-                lambda: min(limit, ledger.free_bytes + ledger.held_by(OWNER)), lambda held: ledger.hold(OWNER, held)
+                lambda: min(limit // 2 if self._squeezed else limit, ledger.free_bytes + ledger.held_by(OWNER)),
+                lambda held: ledger.hold(OWNER, held),
             )
             ledger.let_give_up(OWNER, self._ram.give_up)
         return self._ram
