@@ -25,21 +25,30 @@ class PoolEvents:
     """Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Queue[PoolEvent]] = set()
+        self._listeners: set[asyncio.Queue[PoolEvent | None]] = set()
+        self._ended = False
 
     def tell(self, kind: str, model: str, state: str, doing: str, fraction: float) -> None:
         event = PoolEvent(kind, model, state, doing, round(fraction, 3), time.time())
+        self._put(event)
+
+    def end(self) -> None:
+        """The server ends: who listens would hold it up."""
+        self._ended = True
+        self._put(None)
+
+    async def listen(self) -> AsyncIterator[PoolEvent]:
+        """Everything from now on until the end; close the iterator to stop listening."""
+        unread: asyncio.Queue[PoolEvent | None] = asyncio.Queue(MOST_UNREAD)
+        self._listeners.add(unread)
+        try:
+            while not self._ended and (event := await unread.get()) is not None:
+                yield event
+        finally:
+            self._listeners.discard(unread)
+
+    def _put(self, event: PoolEvent | None) -> None:
         for listener in self._listeners:
             if listener.full():
                 listener.get_nowait()
             listener.put_nowait(event)
-
-    async def listen(self) -> AsyncIterator[PoolEvent]:
-        """Everything from now on; close the iterator to stop listening."""
-        unread: asyncio.Queue[PoolEvent] = asyncio.Queue(MOST_UNREAD)
-        self._listeners.add(unread)
-        try:
-            while True:
-                yield await unread.get()
-        finally:
-            self._listeners.discard(unread)
