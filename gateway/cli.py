@@ -5,9 +5,13 @@ import sys
 from importlib.metadata import version
 
 from gateway.commands import (
+    completion,
+    doctor,
     gc,
     import_model,
+    keys,
     list_models,
+    logs,
     models,
     outdated,
     prune,
@@ -16,6 +20,9 @@ from gateway.commands import (
     remove,
     rollback,
     serve,
+    service,
+    tune,
+    usage,
     verify,
     versions,
 )
@@ -23,8 +30,12 @@ from gateway.errors import GatewayError
 
 COMMANDS = (
     serve,
+    service,
+    keys,
     models,
     list_models,
+    logs,
+    usage,
     pull,
     import_model,
     prune,
@@ -32,9 +43,12 @@ COMMANDS = (
     versions,
     rollback,
     remove,
+    doctor,
     gc,
     verify,
     outdated,
+    tune,
+    completion,
 )
 
 

@@ -1,6 +1,7 @@
 """One frozen `Config` from a TOML file, the environment and command-line flags.
 
-Later sources win: code defaults, then the TOML file, then `MLX_GATEWAY_<SECTION>_<KEY>` variables, then flags.
+Later sources win: code defaults, then `tuned.toml` (see `tuned_file`), then the TOML file, then
+`MLX_GATEWAY_<SECTION>_<KEY>` variables, then flags.
 This is the only module that reads the environment. `config.example.toml` documents every key.
 """
 
@@ -9,7 +10,6 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +20,9 @@ from msgspec import Meta
 from gateway.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "MLX_GATEWAY_"
+CLIENT_KEY = "MLX_GATEWAY_KEY"
+"""What commands prove themselves with to a running server; no setting."""
+
 KUBERNETES_SERVICE = re.compile(r"MLX_GATEWAY_(SERVICE_|PORT($|_))")
 """Set in every container beside a service named mlx-gateway; not ours."""
 
@@ -46,6 +49,19 @@ class ServerConfig(Section, frozen=True):
     keep_alive_seconds: PositiveSeconds = 5.0
     send_timeout_seconds: PositiveSeconds = 60.0
     shutdown_grace_seconds: Seconds = 10.0
+    grafana_url: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+class SecurityConfig(Section, frozen=True):
+    require_keys: Literal["auto", "always"] = "auto"
+    metrics_open: bool = False
+    allowed_hosts: list[str] = []
+    allowed_origins: list[str] = []
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024
+    header_seconds: PositiveSeconds = 10.0
+    body_seconds: PositiveSeconds = 30.0
 
 
 class SamplingDefaults(Section, frozen=True):
@@ -96,6 +112,10 @@ class ModelConfig(Section, frozen=True):
         return [UpstreamConfig([one]) if isinstance(one, str) else one for one in self.upstreams]
 
 
+CHANGEABLE = ("context_tokens", "pinned", "idle_seconds", "max_concurrent", "priority", "sampling")
+"""Options that have an effect while the server runs. Others say what the model is, or how it comes into memory."""
+
+
 class PoolConfig(Section, frozen=True):
     turn_seconds: Seconds = 10.0
     restore: bool = True
@@ -133,6 +153,14 @@ class HardwareConfig(Section, frozen=True):
     blas_threads: Count = 0
     memory_bytes: Count = 0
     memory_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    pressure: Literal["auto", "off"] = "auto"
+    pressure_check_seconds: PositiveSeconds = 2.0
+    pressure_warning_percent: Annotated[float, Meta(gt=0, le=100)] = 10.0
+    pressure_critical_percent: Annotated[float, Meta(gt=0, le=100)] = 40.0
+    pressure_step_seconds: Seconds = 10.0
+    pressure_calm_seconds: Seconds = 30.0
+    pressure_long_tokens: PositiveCount = 4096
+    pressure_file: str = ""
 
 
 class StoreConfig(Section, frozen=True):
@@ -153,14 +181,32 @@ class DownloadsConfig(Section, frozen=True):
 
 
 class LogConfig(Section, frozen=True):
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "success", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
+    directory: str = ""
+    file_bytes: Annotated[int, Meta(ge=4096)] = 10 * 2**20
+    files: Count = 5
+
+
+class UsageConfig(Section, frozen=True):
+    enabled: bool = True
+    retention_days: Count = 90
+
+
+class OtelConfig(Section, frozen=True):
+    """`headers` hold the secrets themselves once the configuration is loaded."""
+
+    endpoint: str = ""
+    headers: dict[str, str] = {}
+    service_name: str = "mlx-gateway"
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
 
 
 class Config(Section, frozen=True):
     """Everything an operator can set; built once by the CLI and passed down by `app.App`."""
 
     server: ServerConfig = ServerConfig()
+    security: SecurityConfig = SecurityConfig()
     model: ModelConfig = ModelConfig()
     models: list[ModelConfig] = []
     pool: PoolConfig = PoolConfig()
@@ -170,6 +216,8 @@ class Config(Section, frozen=True):
     store: StoreConfig = StoreConfig()
     downloads: DownloadsConfig = DownloadsConfig()
     log: LogConfig = LogConfig()
+    usage: UsageConfig = UsageConfig()
+    otel: OtelConfig = OtelConfig()
 
     @property
     def offered_models(self) -> list[ModelConfig]:
@@ -181,6 +229,11 @@ class Config(Section, frozen=True):
     def store_directory(self) -> Path:
         """Where models are kept: `store.directory`, else the user's cache folder."""
         return Path(self.store.directory).expanduser() if self.store.directory else _user_cache_directory()
+
+    @property
+    def log_directory(self) -> Path:
+        """Where logs are kept: `log.directory`, else a folder of the store."""
+        return Path(self.log.directory).expanduser() if self.log.directory else self.store_directory / "logs"
 
     @property
     def cache_directory(self) -> Path:
@@ -198,13 +251,19 @@ def load_config(
     environment: Mapping[str, str] = os.environ,
     flags: Mapping[tuple[str, str], Any] | None = None,
     model_sources: Sequence[str] = (),
+    tuned: Path | None = None,
 ) -> Config:
     """Merges all sources into one `Config`.
 
-    `flags` maps (section, key) to a value already of the right type. `model_sources`, if there are any, stand for all
-    models of the other sources. Raises `ConfigError` with the key's name and what it accepts.
+    `tuned` is a file like `file`, which wins over it; it may be missing. `flags` maps (section, key) to a value already
+    of the right type. `model_sources`, if there are any, stand for all models of the other sources. Raises
+    `ConfigError` with the key's name and what it accepts.
     """
     tables = _read_toml(file) if file else {}
+    if tuned and tuned.exists():
+        for name, measured in _read_toml(tuned).items():
+            given = tables.get(name, {})
+            tables[name] = measured | given if isinstance(measured, dict) and isinstance(given, dict) else given
     try:
         config = msgspec.convert(tables, Config)
         config = _overlay(config, _environment_values(environment), strict=False)
@@ -212,9 +271,29 @@ def load_config(
     except msgspec.ValidationError as error:
         raise ConfigError(f"Configuration is not valid: {error}") from error
     config = _with_models(config, model_sources)
-    _check_network(config.server)
+    if bool(config.server.tls_certificate) != bool(config.server.tls_key):
+        raise ConfigError("server.tls_certificate and server.tls_key are set together or not at all.")
     _check_store(config)
+    secrets = {name: _secret(value, environment, f"otel.headers.{name}") for name, value in config.otel.headers.items()}
+    config = msgspec.structs.replace(config, otel=msgspec.structs.replace(config.otel, headers=secrets))
     return _with_upstreams(config, environment)
+
+
+def tuned_file(file: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where `mlx-gateway tune` writes: beside the configuration file, else in the user's folder for such files."""
+    if file:
+        return file.absolute().with_name("tuned.toml")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "mlx-gateway" / "tuned.toml"
+    base = environment.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "mlx-gateway" / "tuned.toml"
+
+
+def client_key(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> str:
+    """The API key that commands send: a file's text, else `MLX_GATEWAY_KEY`, else none. Raises `ConfigError`."""
+    if file:
+        return _secret(f"file:{file}", environment, "--key-file")
+    return _secret(f"env:{CLIENT_KEY}", environment, CLIENT_KEY) if CLIENT_KEY in environment else ""
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -229,7 +308,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _environment_values(environment: Mapping[str, str]) -> dict[tuple[str, str], str]:
     values: dict[tuple[str, str], str] = {}
     for name, value in environment.items():
-        if name.startswith(ENVIRONMENT_PREFIX) and not KUBERNETES_SERVICE.match(name):
+        if name.startswith(ENVIRONMENT_PREFIX) and name != CLIENT_KEY and not KUBERNETES_SERVICE.match(name):
             section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
             values[section, key] = value
     return values
@@ -322,19 +401,6 @@ def _secret(text: str, environment: Mapping[str, str], where: str) -> str:
     if not HEADER_VALUE.fullmatch(secret):
         raise ConfigError(f"{where} holds characters that no header can carry.")
     return secret
-
-
-def _check_network(server: ServerConfig) -> None:
-    """There are no API keys yet, so a server that other machines can reach must be asked for by name."""
-    try:
-        loopback = ip_address(server.host).is_loopback
-    except ValueError:
-        loopback = server.host == "localhost"
-    if not loopback and not server.allow_open_network:
-        raise ConfigError(
-            f"server.host {server.host!r} is reachable from other machines and anyone there could use the models. "
-            "Set server.allow_open_network = true if that is intended, or use 127.0.0.1."
-        )
 
 
 def _check_store(config: Config) -> None:

@@ -69,7 +69,7 @@ class RequestTooLarge(InvalidRequest):
     """The request would not fit into this server's memory even if it were alone.
 
     `fitting_tokens` is what would fit, prompt and answer together, in each of `choices` choices. `prompt_field` is what
-    the client calls the prompt.
+    the client calls the prompt, `answer_field` what it calls the length of an answer.
     """
 
     def __init__(
@@ -81,17 +81,18 @@ class RequestTooLarge(InvalidRequest):
         available_bytes: int,
         fitting_tokens: int,
         prompt_field: str = "messages",
+        answer_field: str = "max_tokens",
     ) -> None:
         answers = f"up to {max_tokens} tokens of an answer" if choices == 1 else f"{choices} x {max_tokens} of answers"
         if prompt_tokens < fitting_tokens:
-            advice = f"Set max_tokens to at most {fitting_tokens - prompt_tokens}"
+            advice = f"Set {answer_field} to at most {fitting_tokens - prompt_tokens}"
         else:
             advice = f"Shorten the {prompt_field}: prompt and answer together may have {max(0, fitting_tokens)} tokens"
         super().__init__(
             f"This request needs {needed_bytes / 2**20:.0f} MiB of memory for {prompt_tokens} tokens of prompt and "
             f"{answers}, but this server can give it at most {max(0, available_bytes) / 2**20:.0f} MiB. "
             f"{advice}{', or ask for fewer choices' if choices > 1 else ''}.",
-            param="max_tokens" if prompt_tokens < fitting_tokens else prompt_field,
+            param=answer_field if prompt_tokens < fitting_tokens else prompt_field,
         )
 
 
@@ -146,7 +147,61 @@ class OperatorOnly(GatewayError):
     """The admin routes are not for this client."""
 
     def __init__(self) -> None:
-        super().__init__("The admin routes answer to programs on the server's own machine only.")
+        super().__init__(
+            "Without API keys the admin routes answer to programs on the server's own machine only. Make a key there: "
+            "`mlx-gateway keys create --name NAME --scope admin`."
+        )
+
+
+class ApiKeyWrong(GatewayError):
+    """The request has no API key where one is needed, or none that is valid."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} Send one as `Authorization: Bearer KEY` or as `x-api-key: KEY`.")
+
+
+class ScopeMissing(GatewayError):
+    """The API key is not for this path."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This API key has not the scope {scope!r}, which this path needs. Use one that has it.")
+
+
+class HostNotAllowed(GatewayError):
+    """The Host header names another server."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The Host header names no server that this one is known as. Use its address or localhost, send an API key, "
+            "or add the name to security.allowed_hosts."
+        )
+
+
+class OriginNotAllowed(GatewayError):
+    """A web page of another origin asks."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Requests of web pages are refused. If this page may use the server, add its origin to "
+            "security.allowed_origins."
+        )
+
+
+class ApiKeyNotKnown(InvalidRequest):
+    """No API key has this id or name."""
+
+    def __init__(self, id_or_name: str) -> None:
+        super().__init__(f"There is no API key with the id or name {id_or_name[:80]!r}.", "id")
+
+
+class RateLimited(GatewayError):
+    """The API key has used up what it may for now."""
+
+    def __init__(self, limit: int, what: str, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"This API key may use {limit} {what} and has used them up. Try again in {retry_after_seconds} s."
+        )
+        self.retry_after_seconds = retry_after_seconds
 
 
 class BodyTooLarge(GatewayError):
@@ -224,6 +279,17 @@ class MemoryShort(ModelUnavailable):
         self.available_bytes = available_bytes
 
 
+class MemoryUnderPressure(GatewayError):
+    """The machine is short of memory, and the request is long."""
+
+    def __init__(self, tokens: int, most_tokens: int, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"This machine is short of memory, so requests of more than {most_tokens} tokens (prompt and answer) are "
+            f"not taken now; this one has {tokens}. Try again in {retry_after_seconds} s, or send a shorter one."
+        )
+        self.retry_after_seconds = retry_after_seconds
+
+
 class ModelBusy(GatewayError):
     """The model cannot be evicted while it is loaded or serves requests."""
 
@@ -242,6 +308,17 @@ class GrammarsUnavailable(GatewayError):
         super().__init__(
             f"Answers cannot be held to a grammar at present: {reason}. Send the request without, or again."
         )
+
+
+class CrashNotKnown(GatewayError):
+    """There is no such report."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no report {name[:80]!r} of a crash; GET /admin/crashes lists all.")
+
+
+class UsageUnavailable(GatewayError):
+    """What was used is not noted, or cannot be read."""
 
 
 class ShuttingDown(GatewayError):
@@ -295,6 +372,13 @@ class UpstreamRefused(GatewayError):
         self.status = status
         self.headers = headers
         self.body = body
+
+
+class RequestCancelled(GatewayError):
+    """An operator ended this request."""
+
+    def __init__(self) -> None:
+        super().__init__("The operator of this server cancelled the request.")
 
 
 # --- models on disk ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +15,9 @@ from gateway.app import App
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.hardware.blas import Blas
+from gateway.observability.config_changes import log_changes
+from gateway.observability.log_book import LogBook
+from gateway.security.impatient_protocol import ImpatientProtocol
 
 log = logging.getLogger(__name__)
 
@@ -34,35 +37,57 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class GatewayServer:
-    """Runs until SIGINT or SIGTERM, then lets running requests finish for `shutdown_grace_seconds`."""
+    """Runs until SIGINT or SIGTERM, then lets running requests finish for `shutdown_grace_seconds`.
 
-    def __init__(self, config: Config, blas: Blas) -> None:
+    At SIGHUP the configuration is read again, by `read_config`; one that is not valid changes nothing.
+    """
+
+    def __init__(self, config: Config, blas: Blas, logs: LogBook, read_config: Callable[[], Config]) -> None:
         self._config = config
+        self._logs = logs
+        self._read_config = read_config
         self._blas = blas
 
     async def run(self, sockets: list[socket.socket]) -> None:
-        app = App(self._config, self._blas)
+        app = App(self._config, self._blas, self._logs)
+        protocol = type("Protocol", (ImpatientProtocol,), {"limits": self._config.security})
+        tls = self._config.server
         server = _DrainingServer(
             uvicorn.Config(
                 app.asgi,
-                http="httptools",
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
+                ssl_certfile=tls.tls_certificate or None,
+                ssl_keyfile=tls.tls_key or None,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=5,
             ),
             app,
             self._config.server.shutdown_grace_seconds,
         )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, app)
         with server.capture_signals():
             host, port = sockets[0].getsockname()[:2]
-            log.info("listening on http://%s:%d/v1", f"[{host}]" if ":" in host else host, port)
+            scheme = "https" if tls.tls_certificate else "http"
+            log.info("listening on %s://%s:%d/v1", scheme, f"[{host}]" if ":" in host else host, port)
             async with app.running():
                 await server.serve(sockets)
+
+    def _reload(self, app: App) -> None:
+        try:
+            config = self._read_config()
+        except ConfigError as error:
+            log.error("the configuration stays as it was: %s", error)
+            return
+        log_changes(self._config, config)
+        logging.getLogger().setLevel(config.log.level.upper())
+        app.reconfigure(config)
+        self._config = config
 
 
 class _DrainingServer(uvicorn.Server):

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, ModelConfig, UpstreamConfig, load_config
+from gateway.config import Config, ModelConfig, UpstreamConfig, client_key, load_config
 from gateway.errors import ConfigError
+from gateway.security.http_guard import check_network
 
 
 def write(folder: Path, text: str) -> Path:
@@ -89,6 +90,19 @@ def test_what_else_is_said_of_a_model_stays_when_a_flag_names_its_source() -> No
     assert config.offered_models == [ModelConfig(source="x", id="mine")]
 
 
+def test_a_certificate_needs_its_key() -> None:
+    with pytest.raises(ConfigError, match="together"):
+        load_config(environment={}, flags={("server", "tls_certificate"): "a.pem"})
+
+
+def test_the_commands_key_is_no_setting(tmp_path: Path) -> None:
+    assert load_config(environment={"MLX_GATEWAY_KEY": "mlxgw-a"}) == load_config(environment={})
+    assert client_key(environment={"MLX_GATEWAY_KEY": "mlxgw-a\n"}) == "mlxgw-a"
+    (tmp_path / "key").write_text("mlxgw-b\n")
+    assert client_key(tmp_path / "key", {"MLX_GATEWAY_KEY": "mlxgw-a"}) == "mlxgw-b"
+    assert client_key(environment={}) == ""
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Cannot read"):
         load_config(tmp_path / "none.toml", {})
@@ -96,15 +110,17 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_is_open(host: str) -> None:
-    assert load_config(environment={}, flags={("server", "host"): host}).server.host == host
+    check_network(load_config(environment={}, flags={("server", "host"): host}).server, has_keys=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org"])
 def test_other_machines_are_let_in_only_by_name(host: str) -> None:
+    closed = load_config(environment={}, flags={("server", "host"): host}).server
     with pytest.raises(ConfigError, match="allow_open_network"):
-        load_config(environment={}, flags={("server", "host"): host})
+        check_network(closed, has_keys=False)
+    check_network(closed, has_keys=True)
     allowed = {("server", "host"): host, ("server", "allow_open_network"): True}
-    assert load_config(environment={}, flags=allowed).server.host == host
+    check_network(load_config(environment={}, flags=allowed).server, has_keys=False)
 
 
 UPSTREAM = '[[models]]\nid = "big"\n[[models.upstreams]]\nurls = ["http://a:1/v1/"]\n'

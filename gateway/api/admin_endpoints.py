@@ -14,15 +14,12 @@ from starlette.responses import Response
 from gateway.api.event_stream import unless_disconnected
 from gateway.api.json_response import json_response
 from gateway.api.operator_only import operator_only
-from gateway.config import ModelConfig
+from gateway.config import CHANGEABLE, ModelConfig
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import ResidentModel
 from gateway.observability.pool_events import PoolEvents
 from gateway.protocols.json_body import decode_body
-
-CHANGEABLE = ("context_tokens", "pinned", "idle_seconds", "max_concurrent", "priority", "sampling")
-"""Options that have an effect while the server runs. Others say what the model is, or how it comes into memory."""
 
 SEND_TIMEOUT_SECONDS = 30
 

@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from gateway.api.event_stream import unless_disconnected
 from gateway.api.json_response import json_response
+from gateway.api.request_origin import charge_tokens
 from gateway.api.warning_header import warning_headers
 from gateway.protocols.json_body import ignored_fields
 from gateway.protocols.openai_embeddings import (
@@ -32,6 +33,7 @@ class EncoderEndpoints:
         content = await request.body()
         body = parse_embedding_body(content)
         embeddings = await unless_disconnected(request, self._encoders.embed(to_embedding_request(body)))
+        charge_tokens(request, embeddings.tokens)
         return json_response(
             embedding_list(body, embeddings), headers=warning_headers(ignored_fields(content, EmbeddingBody))
         )
@@ -41,5 +43,6 @@ class EncoderEndpoints:
         content = await request.body()
         body = parse_rerank_body(content)
         ranking = await unless_disconnected(request, self._encoders.rank(to_ranking_request(body)))
+        charge_tokens(request, ranking.tokens)
         headers = warning_headers(ignored_fields(content, RerankBody), rerank_warnings(ranking))
         return json_response(rerank_answer(body, ranking, request.state.request_id), headers=headers)

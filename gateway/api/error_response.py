@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from gateway.api.json_response import json_response
 from gateway.errors import GatewayError
+from gateway.observability.request_record import current_record
 from gateway.protocols import anthropic_errors, wire_errors
 from gateway.protocols.ollama_answer import ErrorLine
 
@@ -21,6 +22,7 @@ ROUTING_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 def error_response(error: GatewayError, scope: Scope) -> Response:
+    current_record().error = type(error).__name__
     headers = wire_errors.error_headers(error)
     body: object = wire_errors.error_body(error)
     if _is_anthropic(scope):

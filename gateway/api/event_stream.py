@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.config import ServerConfig
 from gateway.errors import GatewayError, UnexpectedError
 from gateway.generation.events import Waiting
+from gateway.observability.request_record import current_record
 
 Result = TypeVar("Result")
 Event = TypeVar("Event")
@@ -149,9 +150,11 @@ async def _frames(
                 for frame in protocol.frames(event):
                     yield frame
     except GatewayError as error:
+        current_record().error = type(error).__name__
         for frame in protocol.error_frames(error):
             yield frame
     except Exception:
+        current_record().error = UnexpectedError.__name__
         log.exception("a stream failed")
         for frame in protocol.error_frames(UnexpectedError()):
             yield frame

@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.json_response import json_response
+from gateway.api.model_access import visible_offers
 from gateway.generation.adapter import adapter_id
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.resident_model import ResidentModel
@@ -18,7 +19,7 @@ class ModelEndpoints:
     async def list_models(self, request: Request) -> Response:
         """GET /v1/models"""
         await self._pool.discover()
-        return json_response(ModelList([_describe(*offer) for offer in self._pool.offers]))
+        return json_response(ModelList([_describe(*offer) for offer in visible_offers(request, self._pool)]))
 
     async def get_model(self, request: Request) -> Response:
         """GET /v1/models/{id}; ids may hold slashes."""

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.api.event_stream import unless_disconnected
 from gateway.api.json_response import json_response
+from gateway.api.model_access import visible_offers
 from gateway.api.operator_only import operator_only
 from gateway.api.warning_header import warning_headers
 from gateway.model_pool.model_progress import ModelState
@@ -48,7 +49,7 @@ class NeighbourEndpoints:
 
     async def lm_studio_models(self, request: Request) -> Response:
         """GET /api/v0/models"""
-        return json_response(lm_studio_list([model_card(*offer) for offer in self._pool.offers]))
+        return json_response(lm_studio_list([model_card(*offer) for offer in visible_offers(request, self._pool)]))
 
     async def lm_studio_one_model(self, request: Request) -> Response:
         """GET /api/v0/models/{id}; ids may hold slashes."""
@@ -56,11 +57,11 @@ class NeighbourEndpoints:
 
     async def lm_studio_keys(self, request: Request) -> Response:
         """GET /api/v1/models"""
-        return json_response(lm_studio_keys([model_card(*offer) for offer in self._pool.offers]))
+        return json_response(lm_studio_keys([model_card(*offer) for offer in visible_offers(request, self._pool)]))
 
     async def lite_llm_info(self, request: Request) -> Response:
         """GET /v1/model/info"""
-        return json_response(lite_llm_list([model_card(*offer) for offer in self._pool.offers]))
+        return json_response(lite_llm_list([model_card(*offer) for offer in visible_offers(request, self._pool)]))
 
     async def lm_studio_load(self, request: Request) -> Response:
         """POST /api/v1/models/load: waits until the model is in memory."""

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from gateway.api.event_stream import JSON_LINES, stream_events, unless_disconnected
 from gateway.api.json_response import json_response
+from gateway.api.model_access import visible_offers
 from gateway.api.operator_only import operator_only
-from gateway.api.request_origin import request_origin
+from gateway.api.request_origin import charge_tokens, request_origin
 from gateway.api.warning_header import warning_headers
 from gateway.config import ServerConfig
 from gateway.generation.events import Event
@@ -68,12 +69,18 @@ class OllamaEndpoints:
 
     async def tags(self, request: Request) -> Response:
         """GET /api/tags"""
-        offers = [(model, adapter) for model, adapter in self._pool.offers if isinstance(model, ResidentModel)]
+        offers = [
+            (model, adapter)
+            for model, adapter in visible_offers(request, self._pool)
+            if isinstance(model, ResidentModel)
+        ]
         return json_response(model_tags([model_card(*offer) for offer in offers]))
 
     async def running(self, request: Request) -> Response:
         """GET /api/ps"""
-        return json_response(running_models([model_card(model) for model in self._pool.models_here]))
+        seen = {model.model_id for model, _ in visible_offers(request, self._pool)}
+        shown = [model_card(model) for model in self._pool.models_here if model.model_id in seen]
+        return json_response(running_models(shown))
 
     async def show(self, request: Request) -> Response:
         """POST /api/show: waits until the model's files were read."""
@@ -107,6 +114,7 @@ class OllamaEndpoints:
         body = await request.body()
         asked, started = decode_body(body, EmbedRequest), time.perf_counter()
         embeddings = await unless_disconnected(request, self._encoders.embed(to_embedding_request(asked)))
+        charge_tokens(request, embeddings.tokens)
         answer = embed_answer(asked, embeddings, time.perf_counter() - started)
         return json_response(answer, headers=warning_headers(ignored_fields(body, EmbedRequest)))
 
@@ -115,6 +123,7 @@ class OllamaEndpoints:
         body = await request.body()
         asked = decode_body(body, OldEmbedRequest)
         embeddings = await unless_disconnected(request, self._encoders.embed(to_embedding_request(asked)))
+        charge_tokens(request, embeddings.tokens)
         warnings = warning_headers(ignored_fields(body, OldEmbedRequest))
         return json_response(old_embed_answer(embeddings), headers=warnings)
 

@@ -6,6 +6,9 @@ from starlette.requests import Request
 
 from gateway.errors import InvalidRequest
 from gateway.generation.request import LONGEST_SESSION_NAME, Origin, Priority
+from gateway.observability.request_record import current_record
+from gateway.security.caller import Caller
+from gateway.security.http_guard import credential
 
 SESSION_HEADERS = ("x-session-id", "x-session-affinity", "x-claude-code-session-id", "session-id")
 """What agents send, in the order of preference: opencode and others, proxies, Claude Code, codex."""
@@ -19,18 +22,35 @@ def request_origin(request: Request, session_hint: str = "") -> Origin:
     Raises `InvalidRequest` for an unknown priority.
     """
     named = next((request.headers[name] for name in SESSION_HEADERS if request.headers.get(name)), None)
-    key = blake2b(_credential(request).encode(), digest_size=8).hexdigest()
+    key = blake2b(credential(request.headers.raw).encode(), digest_size=8).hexdigest()
     address = request.client.host if request.client else ""
     session = named or f"{address} {key} {request.headers.get('user-agent', '')}"
-    priority = _priority(request.headers.get(PRIORITY_HEADER))
-    origin = Origin(session[:LONGEST_SESSION_NAME], priority, getattr(request.state, "request_id", ""), key)
+    current_record().session = named[:LONGEST_SESSION_NAME] if named else _unnamed(session, session_hint)
+    priority = _within_class_of_key(request, _priority(request.headers.get(PRIORITY_HEADER)))
+    request_id, charge = getattr(request.state, "request_id", ""), getattr(request.state, "charge", None)
+    origin = Origin(session[:LONGEST_SESSION_NAME], priority, request_id, key, charge)
     return origin.within(session_hint) if session_hint and not named else origin
 
 
-def _credential(request: Request) -> str:
-    """The bearer token, or what Anthropic's clients send instead; an empty bearer is none."""
-    bearer = request.headers.get("authorization", "").removeprefix("Bearer").strip()
-    return bearer or request.headers.get("x-api-key", "")
+def _unnamed(session: str, hint: str) -> str:
+    """What the log calls a session that has no name: addresses and hints are no business of its readers."""
+    return blake2b(f"{session} {hint}".encode(errors="replace"), digest_size=6).hexdigest()
+
+
+def charge_tokens(request: Request, tokens: int) -> None:
+    """To the request's key, where its `Origin` does not go along."""
+    charge = getattr(request.state, "charge", None)
+    if charge:
+        charge(tokens)
+
+
+def _within_class_of_key(request: Request, wished: Priority | None) -> Priority | None:
+    """A key's class stands for what its requests do not say, and they cannot go before it."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if not caller or not caller.priority:
+        return wished
+    of_key = Priority[caller.priority.upper()]
+    return of_key if wished is None else max(wished, of_key)
 
 
 def _priority(wished: str | None) -> Priority | None:

@@ -1,7 +1,7 @@
 """Requests for models that run on other servers are passed on, and what those servers are."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from hashlib import blake2b
 
@@ -19,8 +19,10 @@ from gateway.errors import UpstreamRefused
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.upstream import UpstreamState
 from gateway.model_pool.upstream_model import UpstreamModel
+from gateway.observability.request_record import current_record
 from gateway.protocols.passed_on import body_fields, field_value, session_hint, with_model
 from gateway.protocols.passed_on_stream import passed_on_stream
+from gateway.protocols.passed_on_usage import PassedOnUsage
 from gateway.serving.upstream import Call, Forwarding
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -71,6 +73,7 @@ class UpstreamEndpoints:
         return here_or_passed_on
 
     async def _pass_on(self, request: Request, model: UpstreamModel, model_id: str, fields: dict[str, Raw]) -> Response:
+        current_record().asks(model_id)
         path = request.url.path.removeprefix("/v1")
         session = request_origin(request, session_hint(fields)).session
         stream = field_value(fields, "stream", bool) is True
@@ -80,17 +83,35 @@ class UpstreamEndpoints:
         try:
             if stream:
                 wire = passed_on_stream(path, model_id)
-                return await stream_events(forwarding.parts(), wire, request, self._config, forwarding.headers)
-            async with aclosing(forwarding.parts()) as parts:
+                return await stream_events(
+                    _counted(forwarding.parts()), wire, request, self._config, forwarding.headers
+                )
+            async with aclosing(_counted(forwarding.parts())) as parts:
                 body = with_model(await unless_disconnected(request, anext(parts)), model_id)
                 return Response(body, headers=forwarding.headers, media_type="application/json")
         except UpstreamRefused as refused:
             return _refusal(refused, request)
 
 
+async def _counted(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The parts, and in the request's record what they say of tokens."""
+    record, usage = current_record(), PassedOnUsage()
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                record.token_came()
+                usage.feed(part)
+                yield part
+    finally:
+        record.used(usage.prompt_tokens, usage.generated_tokens, usage.cached_tokens)
+        record.finish_reason = usage.finish_reason
+
+
 def _headers(request: Request, session: str) -> list[tuple[str, str]]:
     """The client's, and by which another gateway knows the request and its session."""
+    trace = current_record().trace
     passed = [(name, value) for name, value in request.headers.items() if not NOT_PASSED_ON.fullmatch(name)]
+    passed = [(name, value) for name, value in passed if name not in trace] + list(trace.items())
     passed += [("content-type", "application/json"), ("x-request-id", request.state.request_id)]
     if not any(name in SESSION_HEADERS for name, _ in passed):
         passed.append(("x-session-id", blake2b(session.encode(errors="replace"), digest_size=16).hexdigest()))

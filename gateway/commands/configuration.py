@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import Config, load_config
+from gateway.config import Config, load_config, tuned_file
 
 if TYPE_CHECKING:
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -20,7 +20,12 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 def configuration(options: argparse.Namespace, model_sources: Sequence[str] = ()) -> Config:
     """Raises `ConfigError`."""
-    return load_config(options.config, flags=_given_flags(options), model_sources=model_sources)
+    return load_config(
+        options.config,
+        flags=_given_flags(options),
+        model_sources=model_sources,
+        tuned=tuned_file(options.config),
+    )
 
 
 def _given_flags(options: argparse.Namespace) -> dict[tuple[str, str], Any]:

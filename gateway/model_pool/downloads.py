@@ -17,6 +17,7 @@ from gateway.model_pool.background import in_background
 from gateway.model_store.download_notes import DownloadNotes
 from gateway.model_store.sources import HubSource
 from gateway.model_store.store import ModelStore
+from gateway.observability.log_line import SUCCESS
 
 MOST_REMEMBERED = 100
 """Downloads that have ended."""
@@ -74,6 +75,10 @@ class Downloads:
         self._downloads: dict[str, QueuedDownload] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+
+    def count(self, state: str) -> int:
+        """How many of them are in this state."""
+        return sum(download.state == state for download in self._downloads.values())
 
     @property
     def all(self) -> list[QueuedDownload]:
@@ -172,7 +177,7 @@ class Downloads:
                 log.exception("the download of %s failed", name)
             else:
                 self._end(download, DownloadState.DONE, f"stored as version {download.version}, the current one")
-                log.info("%s was downloaded as version %s", name, download.version)
+                log.log(SUCCESS, "%s was downloaded as version %s", name, download.version)
 
     def _progress(self, download: QueuedDownload, fraction: float, doing: str) -> None:
         if not download.state.is_over:

@@ -43,7 +43,7 @@ class ModelProgress:
 
     def enter(self, state: ModelState, doing: str, fraction: float = 0.0) -> None:
         self.state, self.doing, self.fraction = state, doing, fraction
-        self._metrics.progress.set(fraction)
+        self._metrics.pool.progress.set(fraction)
         self._logged_at = time.monotonic()
         self._events.tell("state", self._model_id, state.value, doing, fraction)
         self._changed()
@@ -76,4 +76,4 @@ class ModelProgress:
         if doing != self.doing or int(100 * fraction) > int(100 * self.fraction):
             self._events.tell("progress", self._model_id, self.state.value, doing, fraction)
         self.fraction, self.doing = fraction, doing
-        self._metrics.progress.set(fraction)
+        self._metrics.pool.progress.set(fraction)

@@ -7,7 +7,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from gateway.config import Config, ModelConfig
+import msgspec
+
+from gateway.config import CHANGEABLE, Config, ModelConfig
 from gateway.errors import ConfigError, InvalidRequest, ModelNotFound, ModelReplaced, ShuttingDown
 from gateway.generation.adapter import BASE, adapter_id
 from gateway.model_pool.background import in_background
@@ -255,6 +257,20 @@ class ModelPool:
         """Other options for a model, from now on and over restarts."""
         model.change(options)
         self._changed()
+
+    def reconfigure(self, before: Config, after: Config) -> None:
+        """Changes the options that a new configuration changes and that may be; what an operator set beside stays."""
+        old = {(offered.id, offered.source): offered for offered in before.offered_models}
+        for offered in after.offered_models:
+            known = old.get((offered.id, offered.source))
+            if known is None or offered.upstreams:
+                continue
+            values = {name: (getattr(known, name), getattr(offered, name)) for name in CHANGEABLE}
+            changed = {name: now for name, (was, now) in values.items() if was != now}
+            if changed:
+                model = self.find_here(offered.id or self._workshop.store.model_id_of(offered.source))
+                model.configure_anew(offered)
+                self.change(model, msgspec.structs.replace(model.options, **changed))
 
     def refuse_requests(self) -> None:
         """From now on only the requests that are running go on."""

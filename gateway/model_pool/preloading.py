@@ -86,4 +86,4 @@ class Preloading:
                 self._score.loaded_ahead(model_id, now)
 
     def _tell(self) -> None:
-        self._metrics.preloads(self._score.hits, self._score.misses)
+        self._metrics.pool.preloads(self._score.hits, self._score.misses)

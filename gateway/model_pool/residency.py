@@ -91,6 +91,13 @@ class Residency:
             raise ModelBusy(model.model_id, f"it is {model.state.value}")
         self.look()
 
+    async def evict_unused(self) -> None:
+        """Every model that serves nobody and is not pinned."""
+        for place in list(self._places.values()):
+            if not place.waiting and not place.model.options.pinned:
+                await self._evict(place, "memory")
+        self.look()
+
     @property
     def works(self) -> bool:
         """False once models can no longer be loaded."""

@@ -21,6 +21,7 @@ from gateway.model_pool.model_progress import ModelProgress, ModelState
 from gateway.model_pool.preparation import PreparedModel, Workshop, locate, prepare
 from gateway.model_pool.retry import Retry
 from gateway.model_pool.served_model import EncoderModel, Purpose, TextModel
+from gateway.observability.log_line import SUCCESS
 from gateway.observability.metrics import Metrics
 from gateway.observability.pool_events import PoolEvents
 
@@ -200,8 +201,8 @@ class ResidentModel:
     def used(self, leases: int, waiting: int) -> None:
         """How many requests hold the model now, and how many wait for it."""
         self._waited_for = bool(waiting)
-        self._metrics.leases.set(leases)
-        self._metrics.lease_waits.set(waiting)
+        self._metrics.pool.leases.set(leases)
+        self._metrics.pool.lease_waits.set(waiting)
         self.last_used = time.monotonic()
 
     def change(self, options: ModelConfig) -> None:
@@ -210,6 +211,10 @@ class ResidentModel:
         if self._prepared:
             self._prepared = self._prepared.limited(options.context_tokens)
         self._changed()
+
+    def configure_anew(self, configured: ModelConfig) -> None:
+        """What the file says by now; `change` is told of what that changes."""
+        self._configured = configured
 
     def news(self) -> AsyncIterator[str]:
         """What is still to be done until requests can be understood, each time that changes."""
@@ -230,7 +235,7 @@ class ResidentModel:
             self._progress.enter(ModelState.ON_DISK, str(error))
             raise
         except Exception as error:
-            self._metrics.loads_failed.inc()
+            self._metrics.pool.loads_failed.inc()
             log.warning("%s could not be loaded", self.model_id, exc_info=not isinstance(error, GatewayError))
             self._fail(error)
             raise
@@ -240,12 +245,13 @@ class ResidentModel:
         if isinstance(ready, EngineReady):
             self.adapters.refused(ready.refused_adapters)
         self._retry.worked()
-        self._metrics.loads.inc()
-        self._metrics.load_seconds.set(self.load_seconds)
-        self._metrics.weight_bytes.set(ready.weight_bytes)
+        self._metrics.pool.loads.inc()
+        self._metrics.pool.load_seconds.set(self.load_seconds)
+        self._metrics.pool.weight_bytes.set(ready.weight_bytes)
         assert self.serving
         does = f"KV cache: {ready.caches}" if isinstance(ready, EngineReady) else f"for {self.serving.purpose}"
-        log.info(
+        log.log(
+            SUCCESS,
             "%s is ready after %.1f s on %s, %.0f MB (%.0f MB by the headers), context %d tokens, %s",
             self.model_id,
             self.load_seconds,
@@ -295,8 +301,8 @@ class ResidentModel:
             self._fail(error)
             return
         self.weight_bytes = 0
-        self._metrics.weight_bytes.set(0)
-        self._metrics.evicted(reason)
+        self._metrics.pool.weight_bytes.set(0)
+        self._metrics.pool.evicted(reason)
         log.info("%s was evicted: %s", self.model_id, reason)
         self._progress.enter(ModelState.ON_DISK, f"evicted: {reason}")
         if reason == "operator":
@@ -368,12 +374,12 @@ class ResidentModel:
         engine = self.serving.engine
         await engine.broke_down()
         self.weight_bytes = 0
-        self._metrics.weight_bytes.set(0)
+        self._metrics.pool.weight_bytes.set(0)
         failure = engine.failure or ModelUnavailable(f"{self.model_id}: the engine broke down.")
         if self._workshop.config.engine.restart:
             self.wants_back = True
             self._retry.failed(at_once=True)
-            self._metrics.restarts.inc()
+            self._metrics.engine.restarts.inc()
             log.warning("%s: the engine broke down; it is built again in %.0f s", self.model_id, self.retry_seconds)
         else:
             self._retry.never()

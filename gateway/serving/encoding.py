@@ -21,6 +21,7 @@ from gateway.generation.encoding import (
 from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.served_model import EncoderModel
 from gateway.observability.metrics import Metrics
+from gateway.observability.request_record import current_record
 
 Request = TypeVar("Request", EmbeddingRequest, RankingRequest)
 Result = TypeVar("Result")
@@ -45,6 +46,7 @@ class EncoderServing:
         return await self._counted(self._rank, request)
 
     async def _counted(self, serve: Callable[[Request], Awaitable[Result]], request: Request) -> Result:
+        current_record().asks(request.model)
         try:
             return await serve(request)
         except GatewayError as error:
@@ -89,9 +91,10 @@ class EncoderServing:
         async with self._pool.lease(model_id) as lease:
             await lease.granted()
             self._pool.check_same(model_id, model)
-            model.metrics.encoder_requests.inc()
-            model.metrics.encoder_tokens.inc(_tokens(texts))
-            with model.metrics.encoder_running.track_inprogress():
+            current_record().used(_tokens(texts))
+            model.metrics.engine.encoder_requests.inc()
+            model.metrics.engine.encoder_tokens.inc(_tokens(texts))
+            with model.metrics.engine.encoder_running.track_inprogress():
                 return await model.engine.encode(texts)
 
     async def _on_thread(self, work: Callable[[], Result]) -> Result:

@@ -57,7 +57,6 @@ class ReuseLog:
             reuse.disk,
             reuse.shared,
             cause.value,
-            extra={"request_id": origin.request_id, "model": model},
         )
         _remember(self._requests, origin.request_id, explained, MOST_REQUESTS)
         _remember(self._models, origin.session, model, MOST_SESSIONS)

@@ -31,7 +31,9 @@ from gateway.model_pool.pool import ModelPool
 from gateway.model_pool.served_model import TextModel
 from gateway.observability.metrics import Metrics
 from gateway.observability.request_clock import RequestClock
+from gateway.observability.request_record import current_record
 from gateway.serving.reuse_log import ReuseLog
+from gateway.serving.running_requests import RunningRequest, RunningRequests
 
 SEED_BITS = 63
 
@@ -40,12 +42,19 @@ class TextServing:
     """Serves text requests with the pool's models. Belongs to the event loop."""
 
     def __init__(
-        self, pool: ModelPool, metrics: Metrics, config: EngineConfig, reuse_log: ReuseLog, tokenizing: Executor
+        self,
+        pool: ModelPool,
+        metrics: Metrics,
+        config: EngineConfig,
+        reuse_log: ReuseLog,
+        running: RunningRequests,
+        tokenizing: Executor,
     ) -> None:
         """`tokenizing` are the threads that make prompts."""
         self._pool = pool
         self._tokenizing = tokenizing
         self._reuse_log = reuse_log
+        self._running = running
         self._metrics = metrics
         self._config = config
         self._answers = AnswerMemory()
@@ -61,11 +70,19 @@ class TextServing:
 
         Raises a `GatewayError` before `Admitted` when the request is refused, after it when it fails.
         """
+        with self._running.follow(request) as running:
+            async with aclosing(self._followed(request, running)) as events:
+                async for event in events:
+                    yield event
+
+    async def _followed(self, request: TextRequest, running: RunningRequest) -> AsyncGenerator[Event, None]:
+        current_record().asks(request.model)
         started = time.perf_counter()
         lease: Lease | None = None
         try:
             try:
                 async for why in self._pool.news(request.model):
+                    running.loading()
                     yield Waiting(why)
                 model = await self._pool.text_model(request.model)
                 prompt = await self._prompt(request, model)
@@ -75,14 +92,20 @@ class TextServing:
                 grammar = await self._compiled(request, prompt, model)
                 lease = self._pool.lease(request.model)
                 async for why in lease.news():
+                    running.loading()
                     yield Waiting(why)
                 self._pool.check_same(request.model, model)
                 options = self._pool.find_here(request.model).options
-                stream = model.engine.submit(self._token_request(request, prompt, grammar, model, options))
+                asked = self._token_request(request, prompt, grammar, model, options)
+                running.go_on()
+                running.prompt_tokens = len(prompt.ids)
+                running.priority = asked.priority
+                stream = model.engine.submit(asked)
             except GatewayError as error:
                 self._metrics.refused_requests.labels(type(error).__name__).inc()
                 raise
-            clock = RequestClock(model.metrics, started)
+            clock = RequestClock(model.metrics, started, asked.priority, request.choices)
+            running.submitted(stream, clock)
             async with aclosing(self._generated(request, prompt, answers, model, stream, clock)) as events:
                 async for event in events:
                     yield event
@@ -101,7 +124,7 @@ class TextServing:
     ) -> AsyncGenerator[Event, None]:
         """From the place in the engine's queue to the end."""
         try:
-            model.metrics.prompt_tokens.inc(len(prompt.ids))
+            model.metrics.requests.prompt_tokens.inc(len(prompt.ids))
             yield Admitted(len(prompt.ids))
             if echoed := await _echoed(request, model):
                 logprobs = await _prompt_logprobs(request, prompt, echoed, model, stream)
@@ -110,7 +133,7 @@ class TextServing:
             async for event in _events(answers, model, stream, clock):
                 yield event
             self._remember(request, prompt, answers, model)
-            clock.finished()
+            clock.finished(len(prompt.ids), stream.began)
             yield Finished(
                 len(prompt.ids),
                 clock.tokens,
@@ -123,6 +146,11 @@ class TextServing:
         finally:
             stream.cancel()
             clock.unfinished("cancelled")
+            if request.origin.charge:
+                request.origin.charge(len(prompt.ids) + clock.tokens)
+            record = current_record()
+            record.began(stream.began)
+            record.used(len(prompt.ids), clock.tokens, stream.reuse.tokens if stream.reuse else 0)
             if stream.reuse:
                 encoder = model.tokenizer.backend_tokenizer
                 self._reuse_log.note(request.origin, request.model, stream.reuse, encoder, model.metrics)
@@ -134,7 +162,8 @@ class TextServing:
 
     async def _prompt(self, request: TextRequest, model: TextModel) -> Prompt:
         """In tokens, with the answers given before as they were generated wherever the client replays them."""
-        builder = PromptBuilder(model.tokenizer, model.text_limit, self._tokenizing)
+        output = output_format(model.template)
+        builder = PromptBuilder(model.tokenizer, model.text_limit, self._tokenizing, output)
         match request.prompt:
             case Conversation() as conversation:
                 recalled = self._answers.recall(_memory_name(model), request.origin.own_session, conversation.messages)
@@ -153,6 +182,7 @@ class TextServing:
         """What the model said in full, so that a client that sends it back in other words meets what was computed."""
         if not isinstance(request.prompt, Conversation):
             return
+        begun = request.prompt.begun.content if request.prompt.begun else ""
         for answer in answers:
             if answer.ended_by_model:
                 self._answers.remember(
@@ -160,8 +190,8 @@ class TextServing:
                     request.origin.own_session,
                     request.prompt.messages,
                     prompt.place,
-                    answer.ids,
-                    answer.text,
+                    [*prompt.begun, *answer.ids],
+                    begun + answer.text,
                     without_defaults(answer.calls, request.prompt.tools),
                     reasoned=answer.reasoning_tokens > 0,
                 )
@@ -185,7 +215,7 @@ class TextServing:
         token_request = TokenRequest(
             prompt=prompt.ids,
             max_tokens=min(room, request.max_tokens or room),
-            expected_tokens=None if request.max_tokens else self._config.expected_answer_tokens,
+            expected_tokens=self._config.expected_answer_tokens,
             sampling=_with_defaults(request.sampling, options.sampling),
             seeds=tuple(first_seed + choice for choice in range(request.choices)),
             end_tokens=model.end_tokens | prompt.end_tokens,
@@ -195,6 +225,7 @@ class TextServing:
             session=request.origin.session,
             message_ends=prompt.message_ends,
             prompt_field=_prompt_field(request),
+            answer_field=request.max_tokens_param,
             adapter=model.adapter,
             score_prompt=_scores_prompt(request),
         )
@@ -290,7 +321,12 @@ def _new_answers(request: TextRequest, prompt: Prompt, model: TextModel) -> list
             Detokenizer(tokenizer, output.special_tokens),
             texts,
             request.stop,
-            output.parser(tools, prompt.end, parallel=conversation is None or conversation.parallel_tool_calls),
+            output.parser(
+                tools,
+                prompt.end,
+                parallel=conversation is None or conversation.parallel_tool_calls,
+                begun=conversation.begun.content if conversation and conversation.begun else None,
+            ),
         )
         for index in range(request.choices)
     ]
@@ -303,6 +339,7 @@ async def _events(
     unfinished = set(range(len(answers)))
     while unfinished and (tokens := await stream.read()):
         clock.tokens_arrived()
+        current_record().token_came()
         for token in tokens:
             if answers[token.choice].finish_reason is None:  # else a stop string ended it
                 answers[token.choice].feed(token)
@@ -313,5 +350,6 @@ async def _events(
             if reason := answers[index].finish_reason:
                 unfinished.discard(index)
                 stream.stop(index)
-                model.metrics.choice_ended(reason)
+                current_record().finish_reason = reason
+                model.metrics.requests.choice_ended(reason)
                 yield ChoiceFinished(index, reason, answers[index].stop_string)

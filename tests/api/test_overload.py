@@ -57,7 +57,7 @@ async def test_a_client_that_stops_reading_is_let_go(start_server: StartServer, 
     hello = [{"role": "user", "content": "Hello"}]
     body = {"model": "tiny", "messages": hello, "stream": True, "n": 8, "logprobs": True, "top_logprobs": 20}
     content = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
 
         async def let_go() -> bool:

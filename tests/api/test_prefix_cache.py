@@ -88,7 +88,7 @@ async def test_the_log_tells_the_cause_and_no_word_of_the_prompt(
     tiny_server: Server, client: httpx.AsyncClient
 ) -> None:
     response = await ask(client, chat("Be a zebrafish.", LONG))
-    line = tiny_server.wait_for_log(f'"request_id":"{response.headers["x-request-id"]}","model":"tiny"')
+    line = tiny_server.wait_for_log(f'"request":"{response.headers["x-request-id"]}","model":"tiny"')
     assert "prompt tokens reused" in line
     assert "zebrafish" not in tiny_server.log
 

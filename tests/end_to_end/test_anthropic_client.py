@@ -116,8 +116,8 @@ def test_errors_are_the_clients_own_classes(client: anthropic.Anthropic) -> None
     assert missing.value.type == "not_found_error"
     with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: 90\d\d tokens > 8192 maximum"):
         client.messages.create(model=MODEL, max_tokens=4, messages=[{"role": "user", "content": "word " * 9000}])
-    with pytest.raises(anthropic.BadRequestError, match="the last message must not be the assistant's"):
-        client.messages.create(model=MODEL, max_tokens=4, messages=[QUESTION, {"role": "assistant", "content": "{"}])
+    with pytest.raises(anthropic.BadRequestError, match="must not end with white space"):
+        client.messages.create(model=MODEL, max_tokens=4, messages=[QUESTION, {"role": "assistant", "content": "{ "}])
     with pytest.raises(anthropic.RequestTooLargeError, match="request_too_large"):
         client.messages.create(model=MODEL, max_tokens=4, messages=[{"role": "user", "content": " " * 2**25}])
 

@@ -34,6 +34,7 @@ def test_the_two_commands_come_first() -> None:
     assert [block.strip() for block in code_blocks("")[:2]] == ["make serve", "make test"]
 
 
+@pytest.mark.slow
 def test_make_serve_serves(demo_store: Path) -> None:
     """In this checkout, where the set-up is done once; `make test` is what runs this."""
     with socket.socket() as free:

@@ -116,14 +116,14 @@ async def test_who_is_served_when_is_the_operators_to_say(start_server: StartSer
 
 
 async def test_memory_is_set_aside_for_the_expected_answer(start_server: StartServer, endless: str) -> None:
-    """Where a request names no max_tokens, as much as for one that names so many."""
+    """Whatever more a request names with max_tokens; less where it names less."""
     server = start_server("--model", endless, ENGINE_EXPECTED_ANSWER_TOKENS="2000")
     held: dict[int | None, float] = {}
     async with httpx.AsyncClient(base_url=server.url, timeout=100) as client:
-        for max_tokens in (None, 2000, 20_000):
+        for max_tokens in (500, None, 2000, 20_000):
             async with running(client, max_tokens=max_tokens):
                 held[max_tokens] = await metric(client, KV_CACHE_BYTES)
-    assert 0 < held[None] == held[2000] < held[20_000]
+    assert 0 < held[500] < held[None] == held[2000] == held[20_000]
 
 
 @pytest.mark.parametrize(("stall_budget", "least", "most"), [("1", 1, 16), ("1000", 100, 1000)])

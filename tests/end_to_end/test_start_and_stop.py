@@ -140,6 +140,22 @@ async def test_a_second_signal_ends_the_grace_period(start_server: StartServer) 
     assert server.process.wait(timeout=30) == 0
 
 
+async def test_who_listens_to_events_does_not_hold_the_server_up(start_server: StartServer, tiny_folder: Path) -> None:
+    server = start_server("--model", str(tiny_folder), SERVER_SHUTDOWN_GRACE_SECONDS="60")
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=100) as client,
+        client.stream("GET", "/admin/events") as events,
+        client.stream("GET", "/admin/logs?follow=true") as lines,
+    ):
+        both = events.aiter_lines(), lines.aiter_lines()
+        assert [await anext(one) for one in both] == [": listening"] * 2
+        stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+        for one in both:
+            async for _ in one:
+                pass
+        assert await asyncio.wait_for(stopping, 20) == 0
+
+
 def test_sigterm_during_the_load_is_clean(start_server: StartServer) -> None:
     server = start_server(ready=False)
     assert server.stop() == 0, server.log

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from mlx_lm.utils import load_tokenizer
 
 from gateway.model_store.store import StoredModel
 
 from .float32_model import float32_model, near_ties
 from .reference_model import ReferenceModel
+
+pytestmark = pytest.mark.slow
 
 NEW_TOKENS = 24
 TERSE = {"role": "system", "content": "Be brief."}

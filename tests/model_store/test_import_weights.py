@@ -86,6 +86,7 @@ def compare_all(file: Path, folder: Path) -> int:
     return len(reader.tensors)
 
 
+@pytest.mark.slow
 def test_every_number_of_the_demo_model_is_the_ggufs(demo_file: Path, demo_model: StoredModel) -> None:
     assert compare_all(demo_file, demo_model.folder) == 272
 

@@ -25,6 +25,8 @@ from gateway.model_store.store import ModelStore, StoredModel
 from gateway.model_store.store_folders import disk_errors_explained
 from gateway.model_store.weight_shapes import read_weights
 
+pytestmark = pytest.mark.slow
+
 Report = Callable[[float, str], None]
 CHECKOUT = Path(__file__).parents[2]
 

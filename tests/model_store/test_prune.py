@@ -19,6 +19,8 @@ from gateway.model_store.pruning import Pruning, config_after, name_after, read_
 from gateway.model_store.quantization_recipe import read_recipe
 from gateway.model_store.store import ModelStore
 
+pytestmark = pytest.mark.slow
+
 Report = Callable[[float, str], None]
 LAYERS = 4
 
