@@ -62,6 +62,9 @@ def test_a_crash_of_the_interpreter_is_reported_at_the_next_start(
     start_server: StartServer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     first = start_server("--model", str(tiny_folder), STORE_DIRECTORY=str(tmp_path))
+    # A line is on standard error before the thread that writes files, which dies with the process, has had its turn.
+    while not any("tiny is ready after" in file.read_text() for file in (tmp_path / "logs").glob("*.jsonl")):
+        assert first.process.poll() is None
     os.kill(first.process.pid, signal.SIGSEGV)
     first.process.wait()
     second = start_server("--model", str(tiny_folder), STORE_DIRECTORY=str(tmp_path), may_log_traceback=True)
